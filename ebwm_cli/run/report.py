@@ -1,0 +1,263 @@
+"""Reports: one frozen record per thing a command has to say.
+
+Commands yield them, the console draws them, `--json` and the run folder write them; so screen and files can't disagree.
+A report knows no terminal and computes nothing. Energies are total energies (anchor included), losses are means over
+held-out or training positions, seconds are wall-clock.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Report(BaseModel):
+    """Base of all reports: frozen, and written as one JSON object."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Notice(Report):
+    """A sentence worth reading while a command runs: a resume, a partial clip, a skipped step."""
+
+    notice: str
+
+
+# ---------------------------------------------------------------------------------------------- prepare
+
+
+class ClipReport(Report):
+    """Progress of `prepare`: one clip has been decoded, taken from an earlier run, or set aside."""
+
+    clip: str
+    frames: int
+    """Frames decoded (not: kept)."""
+    states: int
+    """Frames kept."""
+    reused: bool
+    reason: str | None
+    """Why it was quarantined, or why it is partial; None where it is whole."""
+    quarantined: bool
+    done: int
+    total: int
+    frames_per_second: float
+    eta_seconds: float
+
+
+class WindowCounts(Report):
+    """Windows of context + 1 states per split."""
+
+    train: int
+    val: int
+    test: int
+
+
+class Quarantined(Report):
+    """One file that could not be used."""
+
+    file: str
+    reason: str
+
+
+class PrepareReport(Report):
+    """What `ebwm prepare` made."""
+
+    out: str
+    clips: int
+    frames: int
+    """Frames decoded from the clips that were kept."""
+    states: int
+    windows: WindowCounts
+    context: int
+    latent_dim: int
+    encoder: str
+    explained_variance: float | None
+    split_by: str
+    """`clip` or `time`."""
+    quarantined: list[Quarantined]
+    reused_clips: int
+    seconds: float
+    frames_per_second: float
+    """Frames decoded in this run over the seconds spent decoding; 0 where nothing was decoded."""
+
+
+# ---------------------------------------------------------------------------------------------- train
+
+
+class PlanReport(Report):
+    """What `ebwm train --plan` foresees; nothing is written."""
+
+    recipe: str
+    kind: str
+    params: int
+    params_non_embedding: int
+    flops_per_step: float
+    flops_total: float
+    flops_per_state: float
+    """Of thinking about one next state with the recipe's think section, context cached."""
+    memory_bytes: int
+    disk_bytes: int
+    steps: int
+    windows: int | None
+    seconds_estimate: float | None
+    """From a few measured steps where a prepared set is there, else None."""
+
+
+class TrainLine(Report):
+    """One log line of training, averaged over the updates since the last."""
+
+    step: int
+    steps: int
+    loss: float
+    energy_start: float
+    energy_final: float
+    """Energy of the last candidate evaluated, one move before the end."""
+    step_size: float
+    grad_norm: float
+    learning_rate: float
+    states_per_second: float
+    seconds: float
+    """Training time so far, over all resumes."""
+    eta_seconds: float
+    skipped: int
+    """Updates skipped so far because of a NaN or infinity."""
+
+
+class ValidationLine(Report):
+    """One validation during training."""
+
+    step: int
+    val_loss: float
+    copy_last_loss: float
+    energy_start: float
+    energy_final: float
+    best: bool
+    seconds: float
+
+
+class TrainReport(Report):
+    """The end of a training run."""
+
+    out: str
+    checkpoint: str
+    step: int
+    val_loss: float
+    copy_last_loss: float
+    params: int
+    flops_per_step: float
+    seconds: float
+    states_per_second: float
+    skipped: int
+
+
+# ---------------------------------------------------------------------------------------------- eval
+
+
+class StepsRow(Report):
+    """Held-out loss when thinking for this many descent steps. `seconds` is per predicted state."""
+
+    steps: int
+    loss: float
+    energy: float
+    seconds: float
+
+
+class SamplesRow(Report):
+    """Held-out loss with this many starts per state and this way of choosing among them."""
+
+    samples: int
+    select: str
+    loss: float
+
+
+class RolloutRow(Report):
+    """Held-out loss this many states ahead, predictions fed back."""
+
+    horizon: int
+    loss: float
+    copy_last_loss: float
+    psnr: float | None
+    """Of the decoded frames, in dB."""
+
+
+class Difference(Report):
+    """Paired bootstrap over held-out windows of loss(this) - loss(other)."""
+
+    other: str
+    mean: float
+    ci95: tuple[float, float]
+
+
+class EvalReport(Report):
+    """What `ebwm eval` measured on held-out windows."""
+
+    checkpoint: str
+    data: str
+    split: str
+    windows: int
+    loss: float
+    """With the think section's steps and samples."""
+    steps: int
+    by_steps: list[StepsRow]
+    by_samples: list[SamplesRow]
+    copy_last_loss: float
+    mean_loss: float
+    """Of predicting the mean training state."""
+    against: list[Difference]
+    """Against copying the last state, and against each other checkpoint."""
+    energy_error_spearman: float
+    move_error_spearman: float
+    """The trivial predictor: size of the predicted move."""
+    partial_spearman: float
+    """Of energy with error, given the size of the predicted move."""
+    rollout: list[RolloutRow]
+    perplexity: float | None
+    bits_per_byte: float | None
+    params: int
+    flops_per_state: float
+    seconds: float
+    files: list[str]
+
+
+# ---------------------------------------------------------------------------------------------- think
+
+
+class DescentRow(Report):
+    """One line of the descent table, averaged over the shown positions."""
+
+    step: int
+    energy: float
+    drop: float
+    move: float
+    """Root mean square of the move that led here, in state units."""
+    error: float | None
+    """Loss to the truth, where it is known."""
+
+
+class ThinkReport(Report):
+    """What `ebwm think` did with one window."""
+
+    checkpoint: str
+    source: str
+    context: int
+    horizon: int
+    samples: int
+    stop: str
+    steps: int
+    steps_used: list[int]
+    """Per predicted state."""
+    stopped: str
+    """What stopping did, in words."""
+    energies: list[float]
+    """Per descent step, of the first predicted state."""
+    energy_gap: float
+    descent: list[DescentRow]
+    position_energies: list[float]
+    """Final energy per predicted state: of every context position, then the horizon."""
+    sample_energies: list[float]
+    """Final energy of each start of the first predicted state."""
+    error: float | None
+    copy_last_error: float | None
+    rollout_errors: list[float]
+    states: int
+    files: list[str]
+    seconds: float

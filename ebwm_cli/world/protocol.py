@@ -1,0 +1,69 @@
+"""What every world model can do: learn from a batch, remember states, predict the next one.
+
+Trainer, evaluator and scaler see these three methods and no kind. Shapes: B batch, T positions, D state size,
+K descent steps, M samples. `rng` is the only source of randomness.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from ebwm_cli.recipe.schema import ThinkSection
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What thinking arrived at, for T' positions.
+
+    `energies[..., k]` is the total energy before move k; the last one belongs to `state`. A position that stopped early
+    repeats its last energy and makes moves of size 0.
+    """
+
+    state: Tensor  # (B, T', D) the chosen next state
+    start: Tensor  # (B, T', D) where the chosen descent began
+    energies: Tensor  # (B, T', K+1)
+    moves: Tensor  # (B, T', K) root mean square of each move
+    steps_used: Tensor  # (B, T') int64
+    sample_states: Tensor  # (B, T', M, D) every sample's final state
+    sample_energies: Tensor  # (B, T', M)
+    path: Tensor | None = None  # (B, T', K+1, D) candidates, where recorded
+
+    @property
+    def energy(self) -> Tensor:
+        """Final total energy of the chosen state, (B, T')."""
+        return self.energies[..., -1]
+
+
+@runtime_checkable
+class WorldModel(Protocol):
+    """A trainable world model; every implementation is also an `nn.Module`."""
+
+    def loss(self, states: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Training loss of windows `states` (B, T+1, D) as a scalar to call `.backward()` on, and its metrics:
+        `energy_start`, `energy_final`, `step_size`."""
+        ...
+
+    def observe(self, states: Tensor, memory: Any = None) -> Any:
+        """Remember `states` (B, T, D), after those already in `memory`; returns a new Memory, the old one stays valid."""
+        ...
+
+    def predict(
+        self, memory: Any, think: ThinkSection, rng: torch.Generator, *, positions: int | None = None,
+        record: bool = False,
+    ) -> Prediction:
+        """Predict the state after each of the last `positions` remembered ones (None: all of them)."""
+        ...
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """A world model that can score any candidate next state (energy-based kinds)."""
+
+    def judge(self, candidate: Tensor, memory: Any, start: Tensor | None = None) -> Tensor:
+        """Total energy (B, T') of `candidate` (B, T', D) as next states of the last T' remembered positions, low =
+        compatible. `start` is what the anchor pulls to; None takes the state space's own start without noise."""
+        ...
