@@ -1,0 +1,69 @@
+"""What may be concluded from held-out numbers: rank correlations and paired bootstrap intervals.
+
+Spearman: rho = Pearson(rank x, rank y), ties given their mean rank. Partial: rho_xy.z = (rho_xy - rho_xz rho_yz) /
+sqrt((1 - rho_xz^2)(1 - rho_yz^2)). Knows no world, no window and no file: numbers in, numbers out.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import rankdata
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its 95 % interval, in the units of what was averaged."""
+
+    mean: float
+    ci95: tuple[float, float]
+
+
+def spearman(x: ArrayLike, y: ArrayLike) -> float:
+    """Rank correlation of `x` and `y` (N,) in [-1, 1]; nan where it is undefined (N < 2, or one side is constant)."""
+    x_values, y_values = _same_length(x, y)
+    if x_values.size < 2:
+        return math.nan
+    return _pearson(rankdata(x_values), rankdata(y_values))
+
+
+def partial_spearman(x: ArrayLike, y: ArrayLike, given: ArrayLike) -> float:
+    """Rank correlation of `x` and `y` (N,) that `given` (N,) does not explain.
+
+    nan where it is undefined: one of the three is constant, or `given` orders `x` or `y` completely.
+    """
+    x_y, x_given, y_given = spearman(x, y), spearman(x, given), spearman(y, given)
+    unexplained = (1 - x_given**2) * (1 - y_given**2)
+    if not unexplained > 1e-12:  # also where a correlation is nan
+        return math.nan
+    return (x_y - x_given * y_given) / math.sqrt(unexplained)
+
+
+def paired_bootstrap(differences: ArrayLike, draws: int, rng: np.random.Generator) -> Interval:
+    """Mean of `differences` (one per window, this - other) and the 95 % percentile interval of `draws` resamples.
+
+    Resampling windows keeps each window's two losses together, so what makes a window hard for both cancels.
+    """
+    values = np.asarray(differences, dtype=np.float64).ravel()
+    if values.size == 0:
+        raise ValueError("paired_bootstrap: no differences")
+    means = np.array([values[rng.integers(0, values.size, values.size)].mean() for _ in range(draws)])
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Interval(float(values.mean()), (float(low), float(high)))
+
+
+def _same_length(x: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    x_values, y_values = np.asarray(x, dtype=np.float64).ravel(), np.asarray(y, dtype=np.float64).ravel()
+    if x_values.size != y_values.size:
+        raise ValueError(f"{x_values.size} values against {y_values.size}")
+    return x_values, y_values
+
+
+def _pearson(x: np.ndarray, y: np.ndarray) -> float:
+    """Correlation of two ranked series; nan where one is constant."""
+    x_centred, y_centred = x - x.mean(), y - y.mean()
+    scale = math.sqrt(float(x_centred @ x_centred) * float(y_centred @ y_centred))
+    return float(x_centred @ y_centred) / scale if scale > 0 else math.nan
