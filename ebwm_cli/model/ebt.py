@@ -1,0 +1,76 @@
+"""The energy-based transformer: E(x_1..x_t, y), one scalar per position (EBT, arXiv 2507.02092).
+
+energy_t = w . norm(trunk(y_t | x_1 .. x_t)). It scores candidates and never moves them; what a state is, and how it was
+embedded, it does not know.
+"""
+
+# B batch, T observed positions, T' candidate positions, W width
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ebwm_cli.model.trunk import Memory, Trunk
+
+
+class EnergyTransformer(nn.Module):
+    """Trunk and scalar head. `observe` once, then `energy` as often as descent asks.
+
+    `step_conditioning`: `none`; `embedding`, a learned vector per landscape added to the candidate; `adaln`, a shift,
+    scale and gate per landscape in every block. Either touches the candidate stream alone, so a Memory serves all
+    landscapes.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        layers: int,
+        heads: int,
+        ffn_multiplier: float = 1.0,
+        step_conditioning: str = "none",
+        num_landscapes: int = 1,
+    ) -> None:
+        super().__init__()
+        adaln = num_landscapes if step_conditioning == "adaln" else 0
+        self.trunk = Trunk(width, layers, heads, ffn_multiplier, adaln)
+        self.landscape = nn.Embedding(num_landscapes, width) if step_conditioning == "embedding" else None
+        self.head = nn.Linear(width, 1, bias=False)
+        self.num_landscapes = num_landscapes
+        initialise(self)
+
+    def observe(self, observed: Tensor, memory: Memory | None = None) -> Memory:
+        """Read observed states (B, T, W), embedded, after those in `memory`."""
+        return self.trunk.observe(observed, memory)
+
+    def energy(
+        self, candidate: Tensor, memory: Memory, landscape: int = 0, positions: Tensor | None = None
+    ) -> Tensor:
+        """Energies (B, T') of embedded candidates (B, T', W) as next states after the last T' states of `memory`.
+
+        `landscape` is the descent step, the last landscape serving all later ones. `positions` (T',) names instead the
+        remembered state each candidate follows; it may repeat, so many samples share one Memory.
+        """
+        landscape = min(landscape, self.num_landscapes - 1)
+        if self.landscape is not None:
+            candidate = candidate + self.landscape.weight[landscape]
+        hidden = self.trunk.propose(candidate, memory, landscape, positions)
+        with torch.autocast(hidden.device.type, enabled=False):  # energies stay fp32
+            return self.head(hidden.to(self.head.weight.dtype)).squeeze(-1)
+
+
+def initialise(module: nn.Module) -> None:
+    """All initial values, in one place.
+
+    | parameter | value |
+    |---|---|
+    | matrices | Xavier normal: std = sqrt(2 / (fan_in + fan_out)) |
+    | norm weights | 1 |
+    | landscape embeddings | normal, std 0.02 |
+    | adaLN modulations | 0: every landscape starts as the plain block |
+    """
+    for child in module.modules():
+        if isinstance(child, nn.Linear):
+            nn.init.xavier_normal_(child.weight)
+        elif isinstance(child, nn.Embedding):
+            nn.init.normal_(child.weight, std=0.02)

@@ -1,0 +1,184 @@
+"""Descent: y <- y - alpha * dE/dy - lambda * (y - y0) + sigma * eps. Knows no network.
+
+It moves candidates downhill on the total energy E(y) + kappa * D(y, y0), kappa = lambda / alpha, D the Bregman
+divergence of the candidate's geometry. lambda = 0 is the published form (EBWM, arXiv 2406.08862), whose energy may
+fall for ever; lambda > 0 anchors it at the start, so that descent has somewhere to arrive.
+"""
+
+# B batch, T' candidate positions, D state size, K descent steps
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ebwm_cli.sampler.stopping import Stopping
+
+EnergyFn = Callable[[Tensor, int], Tensor]
+"""energy_fn(point (B, T', D), descent_step) -> (B, T')."""
+
+
+class Geometry(Protocol):
+    """How a candidate lies in the space its energy is defined on. Latents are their own point; logits z lie at
+    softmax(z), where moving z by the gradient at the point is mirror descent."""
+
+    def point(self, candidate: Tensor) -> Tensor:
+        """Where the energy is evaluated and differentiated."""
+        ...
+
+    def divergence(self, candidate: Tensor, start: Tensor) -> Tensor:
+        """D(candidate, start), (B, T')."""
+        ...
+
+
+class Euclidean:
+    """y is its own point; D = |y - y0|^2 / 2."""
+
+    def point(self, candidate: Tensor) -> Tensor:
+        return candidate
+
+    def divergence(self, candidate: Tensor, start: Tensor) -> Tensor:
+        return (candidate - start).square().sum(-1) / 2
+
+
+EUCLIDEAN = Euclidean()
+
+
+@dataclass(frozen=True)
+class Move:
+    """One descent step: the candidate it led to, and the total energy before it."""
+
+    step: int
+    candidate: Tensor  # (B, T', D) after the move, with its graph where one was asked for
+    energy: Tensor  # (B, T') before the move, detached
+    size: Tensor  # (B, T') root mean square of the move, without noise, detached
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A whole descent. A position that stopped early keeps its candidate, repeats its energy and moves by 0."""
+
+    start: Tensor  # (B, T', D)
+    final: Tensor  # (B, T', D)
+    energies: Tensor  # (B, T', K+1) total energies, start .. final; (B, T', K) without `final_energy`
+    moves: Tensor  # (B, T', K) root mean square of each move
+    steps_used: Tensor  # (B, T') int64
+    path: Tensor | None  # (B, T', K+1, D) candidates, where recorded
+
+
+def total_energy(
+    energy_fn: EnergyFn,
+    candidate: Tensor,
+    origin: Tensor,
+    *,
+    step: int,
+    step_size: float | Tensor,
+    anchor: float = 0.0,
+    geometry: Geometry = EUCLIDEAN,
+) -> Tensor:
+    """E(candidate) + (lambda / alpha) * D(candidate, origin), (B, T'), without a graph."""
+    with torch.no_grad():
+        return _anchored(energy_fn(geometry.point(candidate), step), candidate, origin, step_size, anchor, geometry)
+
+
+def _anchored(
+    energy: Tensor, candidate: Tensor, origin: Tensor, step_size: float | Tensor, anchor: float, geometry: Geometry
+) -> Tensor:
+    return energy + anchor / step_size * geometry.divergence(candidate, origin) if anchor else energy
+
+
+def descend(
+    energy_fn: EnergyFn,
+    start: Tensor,
+    *,
+    steps: int,
+    step_size: float | Tensor,
+    step_scale: float | Tensor = 1.0,
+    anchor: float = 0.0,
+    origin: Tensor | None = None,
+    first_step: int = 0,
+    noise: float = 0.0,
+    rng: torch.Generator | None = None,
+    gradient_clamp: float = 0.0,
+    stopping: Stopping | None = None,
+    record: bool = False,
+    final_energy: bool = True,
+    create_graph: bool = False,
+    detach: bool = True,
+    on_move: Callable[[Move], None] | None = None,
+    geometry: Geometry = EUCLIDEAN,
+) -> Trajectory:
+    """Move candidates downhill from `start` (B, T', D) for `steps` moves, or until `stopping` lets no position go on.
+
+    `step_size` is alpha, a number or a scalar tensor (learned); `step_scale` (B, T', 1) lengthens or shortens whole
+    moves per position, the total energy staying the same. `origin` is what the anchor pulls to, by default the start;
+    `first_step` counts the moves of an earlier descent that this one continues.
+    `create_graph` makes moves differentiable with respect to the energy's weights; `detach` cuts the graph between
+    moves, without it gradients flow through the whole descent. `on_move` sees each move before the next is computed,
+    so that training can backpropagate and drop it at once.
+    """
+    origin = start if origin is None else origin
+    current = start
+    energies: list[Tensor] = []
+    sizes: list[Tensor] = []
+    path = [start.detach()]
+    used = torch.zeros(start.shape[:2], dtype=torch.int64, device=start.device)
+    for step in range(first_step, first_step + steps):
+        if detach:
+            current = current.detach()
+        with torch.enable_grad():
+            point = geometry.point(current)
+            if not point.requires_grad:
+                point = point.detach().requires_grad_()
+            energy = energy_fn(point, step)  # (B, T')
+            # Summed, never averaged: the gradient at a position is its own, whatever the batch.
+            (gradient,) = torch.autograd.grad(energy.sum(), point, create_graph=create_graph)
+        with torch.no_grad():
+            energies.append(_anchored(energy.detach(), current, origin, step_size, anchor, geometry))
+        del energy
+        going = stopping.going(energies) if stopping else None
+        if going is not None and not going.any():
+            break
+        with torch.set_grad_enabled(create_graph):
+            if gradient_clamp:
+                length = gradient.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+                gradient = gradient * (gradient_clamp / length).clamp_max(1.0)
+            moved = current - step_scale * step_size * gradient  # y <- y - alpha * dE/dy ...
+            if anchor:
+                moved = moved - step_scale * anchor * (current - origin)  # ... - lambda * (y - y0)
+            size = (moved - current).detach().square().mean(-1).sqrt()
+            if noise:
+                if rng is None:
+                    raise ValueError("Langevin noise needs a generator")
+                eps = torch.randn(moved.shape, generator=rng, device=rng.device)
+                moved = moved + noise * eps.to(moved)  # ... + sigma * eps
+            if going is not None:
+                moved = torch.where(going[..., None], moved, current)
+                size = size * going
+        used += 1 if going is None else going
+        current = moved
+        sizes.append(size)
+        if record:
+            path.append(current.detach())
+        if on_move:
+            on_move(Move(step, current, energies[-1], size))
+    else:
+        if final_energy:
+            last = first_step + max(steps - 1, 0)
+            energies.append(
+                total_energy(
+                    energy_fn, current, origin, step=last, step_size=step_size, anchor=anchor, geometry=geometry
+                )
+            )
+    return Trajectory(
+        start=start,
+        final=current,
+        energies=torch.stack(energies, -1),
+        moves=torch.stack(sizes, -1) if sizes else start.new_zeros(*start.shape[:2], 0),
+        steps_used=used,
+        path=torch.stack(path, 2) if record else None,
+    )

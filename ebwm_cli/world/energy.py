@@ -1,0 +1,238 @@
+"""The energy-based world model: predicts by moving a candidate downhill on a learned energy.
+
+loss = mean over trained descent steps of distance(y_k, x_{t+1}), y_k <- y_{k-1} - alpha * dE/dy - lambda * (y - y0)
+(EBWM, arXiv 2406.08862; EBT, arXiv 2507.02092). Energies are never supervised: the gradient of the loss passes through
+the descent. Knows no optimizer, file or terminal.
+"""
+
+# B batch, T positions, P predicted positions, D state size, W width, M samples, K descent steps
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from ebwm_cli.model.ebt import EnergyTransformer
+from ebwm_cli.model.state_space import LatentSpace, gaussian
+from ebwm_cli.model.trunk import Memory as TrunkMemory
+from ebwm_cli.recipe.schema import EbtSection, StateSpec, ThinkSection
+from ebwm_cli.sampler.descent import EnergyFn, Move, descend, total_energy
+from ebwm_cli.sampler.schedule import draw_count, draw_step_scale
+from ebwm_cli.sampler.selection import lowest_energy, take
+from ebwm_cli.sampler.stopping import EnergySettled
+from ebwm_cli.world.gradient import RunningLoss
+from ebwm_cli.world.protocol import Prediction
+
+SMALLEST_STEP_SIZE = 1e-4
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Observed states (B, T, D) and what the trunk keeps of them."""
+
+    trunk: TrunkMemory
+    states: Tensor
+
+    @property
+    def length(self) -> int:
+        """States remembered, T."""
+        return self.states.shape[1]
+
+    def last(self, count: int) -> Memory:
+        """This memory with all but the newest `count` states forgotten."""
+        return Memory(self.trunk.last(count), self.states[:, -count:])
+
+
+class EnergyWorld(nn.Module):
+    """A `WorldModel` whose predictions are descents on `network`'s energy in `space`."""
+
+    def __init__(self, network: EnergyTransformer, space: LatentSpace, model: EbtSection, spec: StateSpec) -> None:
+        super().__init__()
+        self.network = network
+        self.space = space
+        self.model = model
+        self.spec = spec
+        self.alpha = nn.Parameter(torch.tensor(model.descent.step_size), requires_grad=model.descent.learn_step_size)
+        self._autocast = False
+
+    @property
+    def step_size(self) -> Tensor:
+        """alpha as descent uses it, a 0-dim tensor: never below SMALLEST_STEP_SIZE."""
+        return self.alpha.clamp_min(SMALLEST_STEP_SIZE)
+
+    def relative_rates(self) -> dict[str, float]:
+        """Parameters whose learning rate is a multiple of their own value: alpha's is 3 * alpha * lr (EBT)."""
+        return {"alpha": self.model.descent.step_size_lr_scale}
+
+    def set_precision(self, precision: str) -> None:
+        """`fp32` or `bf16`, of the trunk; energies, candidates and starts stay fp32."""
+        self._autocast = precision == "bf16"
+
+    # ------------------------------------------------------------------------------------------ learn
+
+    def loss(self, states: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Training loss of windows (B, T+1, D): a scalar for `.backward()`, and 0-dim tensors energy_start,
+        energy_final (before the last move) and step_size.
+
+        The context is run once; each trained descent step is differentiated as soon as it is made, the gradients of
+        keys and values add up, and one backward pass through the context ends it.
+        """
+        rules, context, target = self.model.descent, states[:, :-1], states[:, 1:]
+        memory = self.observe(context)
+        running = RunningLoss()
+        running.watch([*self.network.parameters(), *self.space.candidate_in.parameters()])
+        step_size = running.cut(self.step_size)
+        trunk = replace(
+            memory.trunk,
+            keys=tuple(map(running.cut, memory.trunk.keys)),
+            values=tuple(map(running.cut, memory.trunk.values)),
+        )
+        origin = self.space.start(context, memory.trunk.hidden, rng)  # (B, T, D)
+        start = origin.detach()
+        if self.model.start_noise:
+            start = start + self.model.start_noise * gaussian(start.shape, rng, start)
+        free, steps = draw_count(*rules.free_steps, rng), draw_count(*rules.steps_range, rng)
+        scale: Tensor | float = 1.0
+        if rules.step_size_jitter > 1:
+            scale = draw_step_scale((*start.shape[:2], 1), rules.step_size_jitter, rng, start.device)
+
+        def learn(move: Move) -> None:
+            running.add(self.space.distance(move.candidate, target).mean() / steps)
+
+        shared = {
+            "step_scale": scale,
+            "anchor": rules.anchor,
+            "origin": origin.detach(),
+            "noise": rules.langevin_noise,
+            "rng": rng,
+            "gradient_clamp": rules.gradient_clamp,
+            "final_energy": False,
+            "geometry": self.space,
+        }
+        energy_fn = self._energy_fn(trunk)
+        settled = descend(energy_fn, start, steps=free, step_size=step_size.detach(), **shared)
+        trained = descend(
+            energy_fn,
+            settled.final,
+            steps=steps,
+            step_size=step_size,
+            first_step=free,
+            create_graph=torch.is_grad_enabled(),
+            on_move=learn,
+            **shared,
+        )
+        loss = running.total()
+        if self.space.forecast_head is not None:  # the forecast has a loss of its own
+            loss = loss + self.space.distance(origin, target).mean()
+        first = settled if free else trained
+        return loss, {
+            "energy_start": first.energies[..., 0].mean(),
+            "energy_final": trained.energies[..., -1].mean(),
+            "step_size": step_size.detach(),
+        }
+
+    # ------------------------------------------------------------------------------------------ remember
+
+    def observe(self, states: Tensor, memory: Memory | None = None) -> Memory:
+        """Remember states (B, T, D) after those in `memory`, of which the oldest are forgotten as soon as there are
+        more than the context holds."""
+        if memory is not None:
+            memory = memory.last(max(self.spec.context - states.shape[1], 1))
+        with self._precision(states):
+            trunk = self.network.observe(self.space.embed_observed(states), memory.trunk if memory else None)
+        return Memory(trunk, torch.cat([memory.states, states], dim=1) if memory else states)
+
+    # ------------------------------------------------------------------------------------------ think
+
+    @torch.no_grad()
+    def predict(
+        self,
+        memory: Memory,
+        think: ThinkSection,
+        rng: torch.Generator,
+        *,
+        positions: int | None = None,
+        record: bool = False,
+    ) -> Prediction:
+        """Descend `think.samples` times for each of the last `positions` states, all against one Memory, and keep the
+        lowest energy. The first sample starts where training does, the others `think.start_noise` away from it."""
+        count, samples = positions or memory.length, think.samples
+        where = None
+        if samples > 1:
+            where = torch.arange(memory.length - count, memory.length, device=memory.states.device).repeat(samples)
+        states = memory.states[:, -count:].repeat(1, samples, 1)  # (B, M*P, D), sample by sample
+        origin = self.space.start(states, memory.trunk.hidden[:, -count:].repeat(1, samples, 1), rng)
+        start = origin
+        if samples > 1:
+            start = origin.clone()
+            others = start[:, count:]
+            others += think.start_noise * gaussian(others.shape, rng, others)
+        rules = self.model.descent
+        run = descend(
+            self._energy_fn(memory.trunk, where),
+            start,
+            steps=think.steps,
+            step_size=self.step_size,
+            anchor=rules.anchor,
+            origin=origin,
+            gradient_clamp=rules.gradient_clamp,
+            stopping=EnergySettled(think.tolerance) if think.stop == "energy" else None,
+            record=record,
+            geometry=self.space,
+        )
+
+        def by_position(x: Tensor) -> Tensor:  # (B, M*P, ...) -> (B, P, M, ...)
+            return x.unflatten(1, (samples, count)).transpose(1, 2)
+
+        sample_energies = by_position(run.energies[..., -1])
+        best = lowest_energy(sample_energies)
+        return Prediction(
+            state=take(by_position(run.final), best),
+            start=take(by_position(run.start), best),
+            energies=take(by_position(run.energies), best),
+            moves=take(by_position(run.moves), best),
+            steps_used=take(by_position(run.steps_used), best),
+            sample_states=by_position(run.final),
+            sample_energies=sample_energies,
+            path=take(by_position(run.path), best) if run.path is not None else None,
+        )
+
+    @torch.no_grad()
+    def judge(self, candidate: Tensor, memory: Memory, start: Tensor | None = None) -> Tensor:
+        """Total energy (B, P) of candidates (B, P, D) as next states of the last P remembered ones. `start` is what
+        the anchor pulls to, by default the state space's own start."""
+        if start is None:
+            rng = torch.Generator().manual_seed(0)
+            count = candidate.shape[1]
+            start = self.space.start(memory.states[:, -count:], memory.trunk.hidden[:, -count:], rng)
+        return total_energy(
+            self._energy_fn(memory.trunk),
+            candidate,
+            start,
+            step=self.model.landscapes - 1,
+            step_size=self.step_size,
+            anchor=self.model.descent.anchor,
+            geometry=self.space,
+        )
+
+    # ------------------------------------------------------------------------------------------ seams
+
+    def _energy_fn(self, trunk: TrunkMemory, positions: Tensor | None = None) -> EnergyFn:
+        """The sampler's view of the network: points and a descent step in, energies out."""
+
+        def energy(point: Tensor, step: int) -> Tensor:
+            with self._precision(point):
+                return self.network.energy(self.space.embed_candidate(point), trunk, step, positions)
+
+        return energy
+
+    def _precision(self, like: Tensor) -> torch.autocast:
+        return torch.autocast(like.device.type, torch.bfloat16, enabled=self._autocast)
+
+
+def count_parameters(parameters: Iterable[nn.Parameter]) -> int:
+    """Numbers in these parameters."""
+    return sum(p.numel() for p in parameters)
