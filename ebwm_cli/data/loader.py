@@ -1,0 +1,110 @@
+"""Batches of windows, in an order that is a pure function of (seed, epoch, step).
+
+Epoch e visits the windows in the permutation that sorts the e-th Philox stream of the seed; step s takes ids
+[s * B, (s + 1) * B) of its epoch. There is no cursor to save: a resumed run asks for the same step and gets the same
+bytes. It must not know models, files or devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ebwm_cli.data.store import Split
+from ebwm_cli.errors import DataError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows of consecutive states. B batch, C context, D state size."""
+
+    states: Tensor  # (B, C+1, D) float32
+    ids: Tensor  # (B,) int64, index into the split's windows
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on `device`."""
+        return Batch(self.states.to(device, non_blocking=True), self.ids.to(device, non_blocking=True))
+
+
+def permutation(count: int, seed: int, epoch: int) -> np.ndarray:
+    """Order of `count` windows in one epoch, (count,) int64; the same on every machine and numpy version."""
+    keys = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64)).random_raw(count)
+    return np.argsort(keys, kind="stable").astype(np.int64)
+
+
+class Loader:
+    """Shuffled batches for training.
+
+    The ragged tail of an epoch is dropped, unless the split is smaller than a batch: then epochs follow one another
+    without a seam, so that every window is still seen equally often.
+    """
+
+    def __init__(self, split: Split, batch_size: int, seed: int, context: int | None = None) -> None:
+        """`context` states of context per window, at most the set's (None: the set's). Raises DataError where the
+        split holds no such window."""
+        self.context = split.context if context is None else context
+        self.starts = _some_windows(split, self.context)  # (W,) first row of each window
+        self.states = split.states
+        self.batch_size = batch_size
+        self.seed = seed
+        self._epoch = -1
+        self._permutation = np.empty(0, np.int64)
+
+    @property
+    def windows(self) -> int:
+        """Windows in the split."""
+        return len(self.starts)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in one pass over the split; 1 where the split is smaller than a batch."""
+        return max(1, self.windows // self.batch_size)
+
+    def order(self, step: int) -> np.ndarray:
+        """Window ids (B,) int64 of global step `step`, counted from 0."""
+        size = self.batch_size
+        if self.windows >= size:
+            epoch, place = divmod(step, self.steps_per_epoch)
+            return self._permuted(epoch)[place * size : (place + 1) * size]
+        first = step * size
+        epochs = range(first // self.windows, (first + size - 1) // self.windows + 1)
+        ids = np.concatenate([permutation(self.windows, self.seed, epoch) for epoch in epochs])
+        offset = first - epochs.start * self.windows
+        return ids[offset : offset + size]
+
+    def batch(self, step: int) -> Batch:
+        """The batch of global step `step`, counted from 0."""
+        return _gather(self.states, self.starts, self.order(step), self.context)
+
+    @staticmethod
+    def sequential(split: Split, batch_size: int, context: int | None = None) -> Iterator[Batch]:
+        """All windows once, in the order of time, for evaluation; the ragged last batch is kept."""
+        context = split.context if context is None else context
+        starts = _some_windows(split, context)
+        for first in range(0, len(starts), batch_size):
+            yield _gather(split.states, starts, np.arange(first, min(first + batch_size, len(starts))), context)
+
+    def _permuted(self, epoch: int) -> np.ndarray:
+        if epoch != self._epoch:
+            self._permutation = permutation(self.windows, self.seed, epoch)
+            self._epoch = epoch
+        return self._permutation
+
+
+def _some_windows(split: Split, context: int) -> np.ndarray:
+    starts = split.windows(context)
+    if not len(starts):
+        raise DataError(
+            f"the {split.name} split holds no window of {context} + 1 states",
+            f"data.context={max(1, context // 2)}, or ebwm prepare video with a smaller --interval",
+        )
+    return starts
+
+
+def _gather(states: np.ndarray, starts: np.ndarray, ids: np.ndarray, context: int) -> Batch:
+    rows = starts[ids][:, None] + np.arange(context + 1)  # (B, C+1)
+    return Batch(torch.from_numpy(states[rows]), torch.from_numpy(ids.copy()))
