@@ -1,0 +1,246 @@
+"""From a YAML file, its `extends:` chain and key=value overrides to one frozen Recipe.
+
+    recipe = schema(base <- file <- overrides), later wins per key
+
+All problems are told at once, each with its key's path and the nearest name. Knows YAML and the schema, no tensor.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from ebwm_cli.errors import RecipeError
+from ebwm_cli.recipe import strict_yaml
+from ebwm_cli.recipe.schema import Recipe
+
+_SCHEMA_HINT = "ebwm train --schema lists every key with its bounds and units"
+
+
+def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe at a path, or the shipped recipe of that name, with `key=value` overrides (dotted keys, YAML values).
+
+    Raises RecipeError naming every problem.
+    """
+    file = _find(path_or_name)
+    tree, problems = _read_chain(file), []
+    tree.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+|^[._-]+", "-", file.stem).strip("-")[:80] or "recipe")
+    for override in overrides:
+        _apply(tree, override, problems)
+    try:
+        # JSON's strict mode: a list may be a pair, a whole number may be a float, and nothing else is converted.
+        recipe = Recipe.model_validate_json(json.dumps(tree), strict=True)
+    except ValidationError as error:
+        problems += _explain(error)
+    else:
+        if not problems:
+            return recipe
+    what = f"recipe {path_or_name}: "
+    if len(problems) > 1:
+        what += f"{len(problems)} problems\n  " + "\n  ".join(problems)
+    else:
+        what += problems[0]
+    raise RecipeError(what, _SCHEMA_HINT)
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes that travel with the package, such as `video_ebt_4xs`."""
+    root = _recipe_root()
+    return sorted(str(file.relative_to(root).with_suffix("").as_posix()) for file in root.rglob("*.yaml"))
+
+
+def recipe_json_schema() -> dict[str, Any]:
+    """JSON schema of a recipe file (`extends` included), for editors and for `ebwm train --schema`."""
+    schema = Recipe.model_json_schema()
+    extends = {"type": "string", "description": "A recipe to start from: a shipped name, or a path beside this file."}
+    schema["properties"] = {"extends": extends} | schema["properties"]
+    return schema
+
+
+def dump_yaml(recipe: Recipe) -> str:
+    """The recipe as YAML with every default written out; `load_recipe` reads it back equal."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def diff_recipes(a: Recipe, b: Recipe) -> list[str]:
+    """What changed from `a` to `b`, one `key: old -> new` per line."""
+    old, new = dict(_leaves(a.model_dump(mode="json"))), dict(_leaves(b.model_dump(mode="json")))
+    keys = list(old) + [key for key in new if key not in old]
+    return [
+        f"{key}: {_show(old.get(key, 'absent'))} -> {_show(new.get(key, 'absent'))}"
+        for key in keys
+        if old.get(key, "absent") != new.get(key, "absent")
+    ]
+
+
+# ------------------------------------------------------------------------------------------------ files
+
+
+def _recipe_root() -> Path:
+    """`_recipes` inside an installed package, `recipes` beside it in a working copy."""
+    package = Path(__file__).resolve().parents[1]
+    working_copy = package.parent / "recipes"
+    return working_copy if working_copy.is_dir() else package / "_recipes"
+
+
+def _find(path_or_name: str | Path, beside: Path | None = None) -> Path:
+    """The recipe's file. A relative path is looked for beside the file that extends it."""
+    asked = Path(path_or_name)
+    path = beside / asked if beside else asked
+    if path.is_file():
+        return path
+    if beside and asked.suffix not in (".yaml", ".yml") and path.with_suffix(".yaml").is_file():
+        return path.with_suffix(".yaml")
+    shipped = shipped_recipes()
+    if str(path_or_name) in shipped:
+        return _recipe_root() / f"{path_or_name}.yaml"
+    near = difflib.get_close_matches(asked.with_suffix("").name, shipped, n=1)
+    hint = f"ebwm train {near[0]}" if near else "shipped recipes: " + ", ".join(shipped)
+    if asked.suffix in (".yaml", ".yml") or len(asked.parts) > 2:
+        raise RecipeError(f"there is no recipe file {path}", hint)
+    raise RecipeError(f"there is no recipe {path_or_name}" + (f", the nearest is {near[0]}" if near else ""), hint)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        if file.stat().st_size > strict_yaml.MAX_BYTES:
+            raise RecipeError(f"{file} is too large for a recipe", _SCHEMA_HINT)
+        tree = strict_yaml.parse(file.read_bytes())
+    except OSError as error:
+        raise RecipeError(f"{file} can't be read: {error.strerror}") from None
+    except strict_yaml.StrictYamlError as error:
+        raise RecipeError(f"{file}: {error}", _SCHEMA_HINT) from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{file}: a recipe is keys with values, this is {_show(tree)}", _SCHEMA_HINT)
+    return tree
+
+
+def _read_chain(file: Path) -> dict[str, Any]:
+    """The file over the recipes it extends; a name stays with its own file."""
+    chain, seen = [], []
+    while True:
+        if file.resolve() in seen:
+            raise RecipeError(f"{file}: extends goes round in a circle", "take out one of the extends: lines")
+        seen.append(file.resolve())
+        tree = _read(file)
+        base = tree.pop("extends", None)
+        if chain:
+            tree.pop("name", None)
+        chain.append(tree)
+        if base is None:
+            break
+        if not isinstance(base, str) or not base:
+            raise RecipeError(f"{file}: extends must be a recipe's name or path, not {_show(base)}", _SCHEMA_HINT)
+        file = _find(base, beside=file.parent)
+    merged: dict[str, Any] = {}
+    for tree in reversed(chain):
+        merged = _merge(merged, tree)
+    return merged
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _apply(tree: dict[str, Any], override: str, problems: list[str]) -> None:
+    """Set `a.b=value` in the tree; what can't be set is added to the problems."""
+    path, equals, text = override.partition("=")
+    keys = path.split(".")
+    if not equals or not all(keys):
+        problems.append(f"{override}: an override is written key=value, such as train.steps=1000")
+        return
+    try:
+        value = strict_yaml.parse(text)
+    except strict_yaml.StrictYamlError as error:
+        problems.append(f"{path}: {_show(text)} is not a YAML value ({error})")
+        return
+    for done, key in enumerate(keys[:-1], start=1):
+        if tree.get(key) is None:
+            tree[key] = {}
+        tree = tree[key]
+        if not isinstance(tree, dict):
+            problems.append(f"{path}: {'.'.join(keys[:done])} is a value, it has no keys of its own")
+            return
+    both = isinstance(value, dict) and isinstance(tree.get(keys[-1]), dict)
+    tree[keys[-1]] = _merge(tree[keys[-1]], value) if both else value
+
+
+# --------------------------------------------------------------------------------------------- problems
+
+
+def _explain(error: ValidationError) -> list[str]:
+    """One line per key: its path, what was expected, what was found, and the nearest name for unknown keys."""
+    told: dict[str, tuple[list[str], Any]] = {}
+    for detail in error.errors(include_url=False, include_context=False):
+        path, unknown = _key_path(detail["loc"])
+        if unknown:
+            message = "unknown key" + _nearest(path)
+        else:
+            message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+            key, colon, rest = message.partition(": ")
+            if detail["type"] == "value_error" and colon and " " not in key:  # a section's own check names the key
+                path, message = f"{path}.{key}" if path else key, rest
+        messages, _ = told.setdefault(path, ([], None if unknown or detail["type"] == "value_error" else detail))
+        if message not in messages:
+            messages.append(message)
+    lines = []
+    for path, (messages, detail) in told.items():
+        if any(other.startswith(f"{path}[") for other in told):
+            continue  # a list was meant, and what is wrong inside it is told
+        found = f", got {_show(detail['input'])}" if detail else ""
+        lines.append(f"{path or 'recipe'}: {', or '.join(messages)}{found}")
+    return lines
+
+
+def _key_path(location: tuple[int | str, ...]) -> tuple[str, bool]:
+    """Pydantic's location as the key a person typed, and whether that key is unknown."""
+    section: type[BaseModel] | None = Recipe
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif section is not None:
+            path += f".{part}" if path else part
+            if part not in section.model_fields:
+                return path, True
+            annotation = section.model_fields[part].annotation
+            section = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    return path, False
+
+
+def _nearest(path: str) -> str:
+    """`; did you mean ...?` for an unknown path: a sibling spelled alike, or the same word in another section."""
+    known = [key for key, _ in _leaves(Recipe().model_dump())]
+    known += sorted({key.rsplit(".", 1)[0] for key in known if "." in key})
+    parent, _, leaf = path.rpartition(".")
+    siblings = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == parent}
+    near = [siblings[name] for name in difflib.get_close_matches(leaf, siblings, n=1)]
+    near = near or [key for key in known if key.rpartition(".")[2] == leaf]
+    near = near or difflib.get_close_matches(path, known, n=1)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _show(value: Any) -> str:
+    text = "null" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
