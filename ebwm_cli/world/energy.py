@@ -198,6 +198,7 @@ class EnergyWorld(nn.Module):
             sample_states=by_position(run.final),
             sample_energies=sample_energies,
             path=take(by_position(run.path), best) if run.path is not None else None,
+            origin=take(by_position(origin), best),
         )
 
     @torch.no_grad()

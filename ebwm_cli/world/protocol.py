@@ -31,6 +31,7 @@ class Prediction:
     sample_states: Tensor  # (B, T', M, D) every sample's final state
     sample_energies: Tensor  # (B, T', M)
     path: Tensor | None = None  # (B, T', K+1, D) candidates, where recorded
+    origin: Tensor | None = None  # (B, T', D) what the anchor pulled to; None: the start
 
     @property
     def energy(self) -> Tensor:
@@ -42,9 +43,9 @@ class Prediction:
 class WorldModel(Protocol):
     """A trainable world model; every implementation is also an `nn.Module`."""
 
-    def loss(self, states: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Training loss of windows `states` (B, T+1, D) as a scalar to call `.backward()` on, and its metrics:
-        `energy_start`, `energy_final`, `step_size`."""
+    def loss(self, states: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Training loss of windows `states` (B, T+1, D) as a scalar to call `.backward()` on, and its metrics as 0-dim
+        tensors: `energy_start`, `energy_final`, `step_size`."""
         ...
 
     def observe(self, states: Tensor, memory: Any = None) -> Any:
