@@ -1,0 +1,102 @@
+"""What moves while a command runs: a bar and the clip at hand for prepare, the vital signs of training."""
+
+from __future__ import annotations
+
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from ebwm_cli.console_tables import BAD, GOOD, LABEL, QUIET, VALUE, against, framed
+from ebwm_cli.console_text import duration, number, safe, sparkline
+from ebwm_cli.run.report import ClipReport, Report, TrainLine, ValidationLine
+
+
+class Progress:
+    """The latest state of a running command; drawn anew at each refresh, at the terminal's width of the moment."""
+
+    def __init__(self, waiting: str) -> None:
+        self._spinner = Spinner("dots", Text(f" {waiting}", QUIET), style=LABEL)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: a command has ended, another may follow."""
+        self._lines: list[TrainLine] = []
+        self._held_out: list[ValidationLine] = []
+        self._clip: ClipReport | None = None
+        self._aside: list[ClipReport] = []
+
+    def take(self, report: Report) -> None:
+        """Note a progress report; others change nothing."""
+        if isinstance(report, TrainLine):
+            self._lines.append(report)
+        elif isinstance(report, ValidationLine):
+            self._held_out.append(report)
+        elif isinstance(report, ClipReport):
+            self._clip = report
+            if report.quarantined:
+                self._aside.append(report)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        room = options.max_width
+        if self._lines:
+            yield self._training(room)
+        elif self._clip:
+            yield self._preparing(room, self._clip)
+        else:
+            yield self._spinner
+
+    def _training(self, room: int) -> RenderableType:
+        line = self._lines[-1]
+        history = max(8, room - 64)
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(style=LABEL, no_wrap=True)
+        grid.add_column(no_wrap=True, min_width=17)
+        grid.add_column(no_wrap=True)
+        grid.add_column(no_wrap=True)
+        loss = sparkline([past.loss for past in self._lines], history)
+        grid.add_row("loss", Text(number(line.loss), VALUE), Text(loss, GOOD), "")
+        if self._held_out:
+            last = self._held_out[-1]
+            beside = Text("copying ", QUIET).append(number(last.copy_last_loss), QUIET).append("  ")
+            trend = sparkline([past.val_loss for past in self._held_out], history)
+            beside.append(against(last.val_loss, last.copy_last_loss))
+            grid.add_row("held-out", Text(number(last.val_loss), VALUE), Text(trend, GOOD), beside)
+        energies = Text(f"{number(line.energy_start)} → {number(line.energy_final)}", VALUE)
+        fall = sparkline([past.energy_final for past in self._lines], history)
+        gap = line.energy_start - line.energy_final
+        grid.add_row("energy", energies, Text(fall, LABEL), Text(f"gap {number(gap)}", GOOD if gap > 0 else BAD))
+        norms = sparkline([past.grad_norm for past in self._lines], history)
+        rate = Text(f"lr {line.learning_rate:.2e}", QUIET)
+        grid.add_row("gradient", Text(number(line.grad_norm), VALUE), Text(norms, QUIET), rate)
+        speed = Text(f"{line.states_per_second:,.0f} states/s", QUIET)
+        grid.add_row("step size", Text(number(line.step_size), VALUE), "", speed)
+        if line.skipped:
+            grid.add_row("skipped", Text(f"{line.skipped:,}", BAD), Text("NaN or infinity", BAD), "")
+        both = Table.grid(expand=True)
+        both.add_row(self._bar(room, "step", line.step, line.steps, line.eta_seconds))
+        both.add_row(grid)
+        return framed("training", both)
+
+    def _preparing(self, room: int, clip: ClipReport) -> RenderableType:
+        both = Table.grid(expand=True)
+        both.add_row(self._bar(room, "clip", clip.done, clip.total, clip.eta_seconds))
+        line = Text(no_wrap=True, overflow="ellipsis")
+        line.append(f"{clip.frames_per_second:,.0f} frames/s  ", QUIET).append(safe(clip.clip), VALUE)
+        both.add_row(line)
+        for aside in self._aside[-3:]:
+            note = Text(f"set aside  {safe(aside.clip)}: {safe(aside.reason or '')}", BAD)
+            note.no_wrap, note.overflow = True, "ellipsis"
+            both.add_row(note)
+        return framed("preparing", both)
+
+    def _bar(self, room: int, what: str, done: int, total: int, eta: float) -> RenderableType:
+        row = Table.grid(padding=(0, 2))
+        words = Text(f"{what} {done:,} of {total:,}", VALUE)
+        left = Text(f"{duration(eta)} left", LABEL)
+        bar = ProgressBar(
+            total=max(1, total), completed=done, width=max(10, room - 10 - words.cell_len - left.cell_len)
+        )
+        row.add_row(words, bar, left)
+        return row

@@ -1,0 +1,202 @@
+"""Final reports of prepare, train and eval as Rich panels and tables. Pure: a report in, something printable out."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from ebwm_cli.console_text import change, count, duration, number, safe, size, sparkline, tail
+from ebwm_cli.run.report import EvalReport, PlanReport, PrepareReport, Report, TrainReport
+
+LABEL, VALUE, GOOD, BAD, QUIET = "cyan", "bold", "green", "yellow", "dim"
+QUARANTINE_ROWS = 12
+
+
+@singledispatch
+def render(report: Report) -> RenderableType:
+    """A report that ends a command, drawn; unknown kinds as their fields."""
+    facts = Facts()
+    for key, value in report.model_dump().items():
+        facts.add(key.replace("_", " "), safe(str(value)))
+    return facts.panel("done")
+
+
+class Facts:
+    """Labelled values in two columns, for a panel."""
+
+    def __init__(self) -> None:
+        self.grid = Table.grid(padding=(0, 2))
+        self.grid.add_column(style=LABEL, no_wrap=True)
+        self.grid.add_column(overflow="fold")
+
+    def add(self, label: str, value: str | Text, note: str | Text = "") -> None:
+        line = Text(value, VALUE) if isinstance(value, str) else value.copy()
+        if note:
+            line.append("  ").append(Text(note, QUIET) if isinstance(note, str) else note)
+        self.grid.add_row(label, line)
+
+    def panel(self, title: str, *below: RenderableType, style: str = LABEL) -> Panel:
+        body = Group(self.grid, *below) if below else self.grid
+        return framed(title, body, style)
+
+
+def framed(title: str, body: RenderableType, style: str = LABEL) -> Panel:
+    """The one frame of this tool."""
+    return Panel(
+        body,
+        title=Text(title, "bold"),
+        title_align="left",
+        border_style=style,
+        box=box.ROUNDED,
+        padding=(0, 1),
+    )
+
+
+def table(*columns: str, title: str = "") -> Table:
+    """A light table: the first column left, numbers right."""
+    made = Table(
+        box=box.SIMPLE_HEAD, title=title or None, title_style=LABEL, title_justify="left", header_style=QUIET,
+        pad_edge=False, padding=(0, 1), show_edge=False,
+    )  # fmt: skip
+    for column in columns:
+        made.add_column(column, justify="right", no_wrap=True)
+    return made
+
+
+def against(loss: float, reference: float) -> Text:
+    """The change of a loss against a reference, green where it is lower."""
+    return Text(change(loss, reference), GOOD if loss < reference else BAD)
+
+
+def next_command(*commands: str) -> Text:
+    """What a person will want to type now."""
+    text = Text("\n")
+    for index, command in enumerate(commands):
+        text.append("\n      " if index else "next  ", QUIET).append(command, "bold cyan")
+    return text
+
+
+@render.register
+def _prepare(report: PrepareReport) -> RenderableType:
+    facts = Facts()
+    reused = f"{report.reused_clips:,} unchanged since the last time" if report.reused_clips else ""
+    facts.add("clips", f"{report.clips:,}", reused)
+    speed = f"{report.frames_per_second:,.0f} frames/s" if report.frames_per_second else "nothing to decode"
+    facts.add("frames", f"{report.frames:,}", f"{speed}, {duration(report.seconds)}")
+    facts.add("states", f"{report.states:,}", f"of {report.latent_dim:,} numbers each")
+    windows = report.windows
+    train, held = f"train {windows.train:,}", f"val {windows.val:,}  test {windows.test:,}"
+    facts.add("windows", train, Text(held, VALUE).append(f"  {report.context} states of context", QUIET))
+    whole = "whole clips" if report.split_by == "clip" else "time blocks inside each clip, a window apart"
+    facts.add("held out", Text(whole))
+    explained = f"keeps {report.explained_variance:.2%} of the variance" if report.explained_variance else ""
+    facts.add("encoder", report.encoder, explained)
+    facts.add("written to", safe(report.out))
+    below: list[RenderableType] = []
+    if report.quarantined:
+        aside = Table.grid(padding=(0, 2))
+        aside.add_column(overflow="fold", style=BAD)
+        aside.add_column(overflow="fold", style=QUIET)
+        for row in report.quarantined[:QUARANTINE_ROWS]:
+            aside.add_row(safe(row.file), safe(row.reason))
+        more = len(report.quarantined) - QUARANTINE_ROWS
+        if more > 0:
+            aside.add_row(f"and {more:,} more", f"in {safe(report.out)}/quarantine.jsonl")
+        below = [Text(f"\nset aside: {len(report.quarantined):,}", BAD), aside]
+    return facts.panel("prepared", *below, next_command("ebwm train"), style=GOOD)
+
+
+@render.register
+def _plan(report: PlanReport) -> RenderableType:
+    facts = Facts()
+    facts.add("kind", report.kind)
+    facts.add("parameters", count(report.params), f"{count(report.params_non_embedding)} without embeddings")
+    steps = f"{count(report.flops_per_step)}FLOP per step, {report.steps:,} steps"
+    facts.add("training", f"{count(report.flops_total)}FLOP", f"{steps}, inner steps counted")
+    facts.add("thinking", f"{count(report.flops_per_state)}FLOP", "per predicted state, context cached")
+    facts.add("memory", size(report.memory_bytes))
+    facts.add("disk", size(report.disk_bytes), "checkpoints kept")
+    facts.add("windows", "–" if report.windows is None else f"{report.windows:,}", "to train on")
+    unknown = "not known without a prepared set"
+    if report.seconds_estimate is None:
+        facts.add("time", "–", unknown)
+    else:
+        facts.add("time", f"about {duration(report.seconds_estimate)}", "from a few measured steps")
+    return facts.panel(f"plan · {report.recipe} · nothing was written")
+
+
+@render.register
+def _train(report: TrainReport) -> RenderableType:
+    facts = Facts()
+    facts.add("held-out loss", number(report.val_loss), against(report.val_loss, report.copy_last_loss))
+    facts.add("copying the last", Text(number(report.copy_last_loss), QUIET))
+    facts.add("steps", f"{report.step:,}", f"{duration(report.seconds)}, {report.states_per_second:,.0f} states/s")
+    if report.skipped:
+        facts.add("skipped", Text(f"{report.skipped:,} steps with a NaN or infinity", BAD))
+    facts.add("parameters", count(report.params), f"{count(report.flops_per_step)}FLOP per step")
+    facts.add("model", safe(report.checkpoint))
+    return facts.panel("trained", next_command("ebwm eval", "ebwm think --steps 16"), style=GOOD)
+
+
+@render.register
+def _eval(report: EvalReport) -> RenderableType:
+    facts = Facts()
+    facts.add("held-out loss", number(report.loss), f"{report.steps} descent steps, {report.windows:,} windows")
+    copied = Text(number(report.copy_last_loss), QUIET)
+    facts.add("copying the last", copied, against(report.loss, report.copy_last_loss))
+    facts.add("predicting the mean", Text(number(report.mean_loss), QUIET), against(report.loss, report.mean_loss))
+    for row in report.against:
+        low, high = row.ci95
+        verdict = (GOOD, "lower") if high < 0 else (BAD, "higher") if low > 0 else (QUIET, "not told apart")
+        interval = Text(f"[{low:+.4f}, {high:+.4f}] 95 %, {verdict[1]}", verdict[0])
+        facts.add(f"minus {tail(safe(row.other), 20)}", f"{row.mean:+.4f}", interval)
+    if report.perplexity is not None:
+        facts.add("perplexity", number(report.perplexity))
+    if report.bits_per_byte is not None:
+        facts.add("bits per byte", number(report.bits_per_byte))
+    facts.add("energy and error", number(report.energy_error_spearman), "rank correlation")
+    facts.add("  move size alone", Text(number(report.move_error_spearman), QUIET), "the trivial predictor")
+    facts.add("  energy beyond it", number(report.partial_spearman), "partial correlation")
+    facts.add("size", f"{count(report.params)} parameters", f"{count(report.flops_per_state)}FLOP per state")
+    parts: list[RenderableType] = [_by_steps(report)]
+    if report.by_samples:
+        parts.append(_by_samples(report))
+    if report.rollout:
+        parts.append(_rollout(report))
+    wrote = Text(f"{duration(report.seconds)}", QUIET)
+    for file in report.files:
+        wrote.append(f"\n{safe(file)}", LABEL)
+    where = f"{safe(report.checkpoint)} on {safe(report.data)} ({report.split})"
+    return Group(facts.panel(f"eval · {where}"), *[Group("", part) for part in parts], "", wrote)
+
+
+def _by_steps(report: EvalReport) -> Table:
+    rows = table("steps", "loss", "against copying", "energy", "per state", title="more thinking")
+    best = min((row.loss for row in report.by_steps), default=0.0)
+    for row in report.by_steps:
+        loss = Text(number(row.loss), f"bold {GOOD}" if row.loss == best else "")
+        took = f"{row.seconds * 1e3:.3g} ms"
+        rows.add_row(f"{row.steps}", loss, against(row.loss, report.copy_last_loss), number(row.energy), took)
+    return rows
+
+
+def _by_samples(report: EvalReport) -> Table:
+    rows = table("samples", "chosen by", "loss", title="more starts")
+    for row in report.by_samples:
+        rows.add_row(f"{row.samples}", safe(row.select), number(row.loss))
+    return rows
+
+
+def _rollout(report: EvalReport) -> Table:
+    errors = sparkline([row.loss for row in report.rollout])
+    rows = table("ahead", "loss", "copying", "change", "psnr", title=f"rollout, predictions fed back  {errors}")
+    for row in report.rollout:
+        psnr = "–" if row.psnr is None else f"{row.psnr:.1f} dB"
+        copied = number(row.copy_last_loss)
+        rows.add_row(f"{row.horizon}", number(row.loss), copied, against(row.loss, row.copy_last_loss), psnr)
+    return rows

@@ -1,0 +1,73 @@
+"""A descent, drawn: the table of moves, the energy as it falls, every position, what stopping did, the files."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from ebwm_cli.console_tables import BAD, GOOD, LABEL, QUIET, Facts, against, render, table
+from ebwm_cli.console_text import duration, number, safe, sparkline
+from ebwm_cli.run.report import DescentRow, ThinkReport
+
+MAX_ROWS = 20
+
+
+@render.register
+def _think(report: ThinkReport) -> RenderableType:
+    facts = Facts()
+    fell = report.energy_gap > 0
+    ends = f"{number(report.energies[0])} → {number(report.energies[-1])}" if report.energies else "–"
+    line = Text(f"{sparkline(report.energies, 24)}  ", GOOD if fell else BAD).append(ends, "bold")
+    facts.add("energy", line, Text(f"gap {number(report.energy_gap)}", GOOD if fell else BAD))
+    facts.add("every position", Text(sparkline(report.position_energies, 48), LABEL), _span(report.position_energies))
+    if len(report.sample_energies) > 1:
+        kept = f"{len(report.sample_energies)} starts, lowest kept"
+        facts.add("every start", Text(sparkline(report.sample_energies, 24), LABEL), kept)
+    if report.error is not None:
+        beside = Text()
+        if report.copy_last_error is not None:
+            beside = Text(f"copying the last {number(report.copy_last_error)}  ", QUIET)
+            beside.append(against(report.error, report.copy_last_error))
+        facts.add("error", number(report.error), beside)
+    if len(report.rollout_errors) > 1:
+        line = Text(sparkline(report.rollout_errors, 48), LABEL)
+        facts.add("error ahead", line, _span(report.rollout_errors))
+    facts.add("stopping", Text(safe(report.stopped)))
+    below = [
+        Text(f"\n{safe(file)}", LABEL) if not i else Text(safe(file), LABEL) for i, file in enumerate(report.files)
+    ]
+    ahead = "the next state" if report.horizon == 1 else f"the next {report.horizon:,} states"
+    title = f"think · {ahead} after {report.context} of {safe(report.source)}"
+    took = Text(f"\n{duration(report.seconds)}  {safe(report.checkpoint)}", QUIET)
+    return Group(_descent(report), "", facts.panel(title, *below, took))
+
+
+def _descent(report: ThinkReport) -> RenderableType:
+    """The table of moves; long descents are thinned out, first and last row always there."""
+    known = any(row.error is not None for row in report.descent)
+    columns = ["step", "energy", "drop", "move"] + (["error"] if known else [])
+    rows = table(*columns, title="descent")
+    rows.add_column("", justify="left", no_wrap=True)
+    energies = [row.energy for row in report.descent]
+    low, span = min(energies, default=0.0), (max(energies) - min(energies)) if energies else 0.0
+    for row in _thinned(report.descent):
+        first = row.step == 0
+        drop = Text("" if first else f"{row.drop:+.4f}", GOOD if row.drop > 0 else BAD)
+        cells = [f"{row.step}", number(row.energy), drop, "" if first else number(row.move)]
+        cells += [number(row.error)] if known else []
+        bar = Text("█" * round(20 * (row.energy - low) / span) if span else "", LABEL).append("▏", LABEL)
+        rows.add_row(*cells, bar)
+    return rows
+
+
+def _thinned(rows: list[DescentRow]) -> list[DescentRow]:
+    """At most MAX_ROWS rows: every early step, where the energy moves, then ever fewer, and the last."""
+    last = len(rows) - 1
+    if last < MAX_ROWS:
+        return rows
+    kept = {0} | {round(last ** (i / (MAX_ROWS - 2))) for i in range(MAX_ROWS - 1)}
+    return [rows[i] for i in sorted(kept)]
+
+
+def _span(values: list[float]) -> str:
+    return f"{number(min(values))} to {number(max(values))}" if values else ""
