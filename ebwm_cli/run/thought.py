@@ -1,0 +1,88 @@
+"""One scene thought about: the rollout of its next states with every candidate on the way, and how wrong each one was.
+
+Knows no file, no picture and no kind of model.
+"""
+
+# T observed states, H horizon, K descent steps, M samples, D state size
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ebwm_cli.recipe.schema import ThinkSection
+from ebwm_cli.run.checkpoint import LoadedWorld
+from ebwm_cli.run.measure import roll_out
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is remembered, and what really came after it."""
+
+    source: str
+    """Where it is from, in words."""
+    observed: Tensor  # (1, T, D)
+    truth: Tensor | None  # (1, H, D)
+
+
+@dataclass(frozen=True)
+class Thought:
+    """A rollout of H predictions. One that stopped early stays where it was: energies repeat, moves are 0."""
+
+    path: Tensor  # (H, K+1, D) candidates, start .. final
+    energies: Tensor  # (H, K+1) their total energies
+    moves: Tensor  # (H, K) root mean square of each move
+    errors: Tensor | None  # (H, K+1) of each candidate, where the truth is known
+    origin: Tensor  # (H, D) what the anchor pulled to
+    steps_used: list[int]  # H
+    sample_energies: Tensor  # (M,) final energies of the samples of the first prediction
+    context_energies: Tensor  # (T-1,) final energies of predicting what was observed
+
+    @property
+    def states(self) -> Tensor:
+        """The predicted states (H, D)."""
+        return self.path[:, -1]
+
+
+def think_about(scene: Scene, loaded: LoadedWorld, think: ThinkSection, horizon: int, seed: int) -> Thought:
+    """Roll out `horizon` states after the scene's, and keep everything."""
+    world, space = loaded.world, loaded.space
+    rng = torch.Generator().manual_seed(seed)
+    predictions = roll_out(world, scene.observed, think, rng, horizon, record=True)
+    length = max(p.moves.shape[-1] for p in predictions)
+    path = torch.cat([_hold(_recorded(p.path), length + 1) for p in predictions], 1)[0]  # (H, K+1, D)
+    energies = torch.cat([_hold(p.energies[..., None], length + 1) for p in predictions], 1)[0, ..., 0]
+    still = (p.moves.new_zeros(1, 1, length - p.moves.shape[-1]) for p in predictions)
+    moves = torch.cat([torch.cat([p.moves, rest], -1) for p, rest in zip(predictions, still, strict=True)], 1)[0]
+    errors = None
+    if scene.truth is not None:
+        targets = scene.truth[0, :, None].expand_as(path)  # (H, K+1, D)
+        errors = space.distance(path, targets).cpu()
+    with torch.no_grad():
+        memory = world.observe(scene.observed)
+        known = world.predict(memory, think, torch.Generator().manual_seed(seed)).energy[0, :-1]
+    first = predictions[0]
+    origins = [p.start if p.origin is None else p.origin for p in predictions]
+    return Thought(
+        path=path.cpu(),
+        energies=energies.cpu(),
+        moves=moves.cpu(),
+        errors=errors,
+        origin=torch.cat(origins, 1)[0].cpu(),
+        steps_used=[int(p.steps_used.item()) for p in predictions],
+        sample_energies=first.sample_energies[0, 0].cpu(),
+        context_energies=known.cpu(),
+    )
+
+
+def _recorded(path: Tensor | None) -> Tensor:
+    if path is None:
+        raise ValueError("the world recorded no path")
+    return path
+
+
+def _hold(values: Tensor, length: int) -> Tensor:
+    """(1, 1, K', D) -> (1, 1, length, D), the last one repeated."""
+    return torch.cat([values, values[:, :, -1:].expand(-1, -1, length - values.shape[2], -1)], 2)

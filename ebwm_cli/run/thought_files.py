@@ -1,0 +1,169 @@
+"""Writes a thought down: a strip of frames, a film, the energy landscape it moved in, and every number of it.
+
+A world that can't score candidates (no `Judge`) has no landscape. Computes nothing that a report says.
+"""
+
+# T observed states, H horizon, K descent steps, D state size
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from ebwm_cli.run.checkpoint import LoadedWorld
+from ebwm_cli.run.landscape import survey
+from ebwm_cli.run.measure import decode
+from ebwm_cli.run.pictures import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    Curve,
+    Row,
+    Tile,
+    difference_frame,
+    draw_landscape,
+    draw_strip,
+)
+from ebwm_cli.run.safe_write import replace_file
+from ebwm_cli.run.thought import Scene, Thought
+from ebwm_cli.run.video_writer import write_rollout
+from ebwm_cli.world.protocol import Judge
+
+COLUMNS = 7
+"""Most frames side by side in a strip."""
+SCORED_AT_ONCE = 256
+"""Candidates of a landscape scored together, bounded for memory."""
+
+
+def write_thought(folder: Path, loaded: LoadedWorld, scene: Scene, thought: Thought, seed: int) -> list[Path]:
+    """Write strip.png, rollout.mp4, landscape.png and trajectory.safetensors into `folder`; returns what it wrote."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / "strip.png", folder / "rollout.mp4"]
+    _strip(files[0], loaded, scene, thought)
+    remembered = decode(loaded.encoder, scene.observed[0, -2 * COLUMNS :])
+    truth = None if scene.truth is None else decode(loaded.encoder, scene.truth[0])
+    write_rollout(files[1], remembered, decode(loaded.encoder, thought.states), truth, loaded.data["interval"])
+    if isinstance(loaded.world, Judge):
+        files.append(folder / "landscape.png")
+        _landscape(files[-1], loaded.world, loaded, scene, thought, seed)
+    files.append(folder / "trajectory.safetensors")
+    replace_file(files[-1], save(_tensors(scene, thought)))
+    return files
+
+
+def _tensors(scene: Scene, thought: Thought) -> dict[str, Tensor]:
+    tensors = {
+        "observed": scene.observed[0],  # (T, D)
+        "path": thought.path,  # (H, K+1, D)
+        "energies": thought.energies,  # (H, K+1)
+        "moves": thought.moves,  # (H, K)
+        "start": thought.path[:, 0],  # (H, D)
+        "states": thought.states,  # (H, D)
+        "origin": thought.origin,  # (H, D)
+        "steps_used": torch.tensor(thought.steps_used),  # (H,)
+        "sample_energies": thought.sample_energies,  # (M,)
+        "position_energies": torch.cat([thought.context_energies, thought.energies[:, -1]]),  # (T-1+H,)
+    }
+    if scene.truth is not None and thought.errors is not None:
+        tensors |= {"truth": scene.truth[0], "errors": thought.errors}  # (H, D), (H, K+1)
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+
+
+# ---------------------------------------------------------------------------------------------- strip
+
+
+def shown_steps(steps: int, count: int = COLUMNS - 1) -> list[int]:
+    """At most `count` (>= 3) of the descent steps 0 .. `steps`, both ends included: 0 1 2 4 8 16."""
+    doubling = [0, *(2**power for power in range(steps.bit_length())), steps]
+    chosen = sorted({step for step in doubling if step <= steps})
+    if len(chosen) <= count:
+        return chosen
+    picked = np.linspace(1, len(chosen) - 1, count - 1).round().astype(int)
+    return [0, *(chosen[index] for index in picked)]
+
+
+def _strip(path: Path, loaded: LoadedWorld, scene: Scene, thought: Thought) -> None:
+    """Remembered frames, the first prediction's descent, what is still wrong; for rollouts the later states too."""
+    remembered = decode(loaded.encoder, scene.observed[0, -COLUMNS:])
+    first = [Tile(frame, _time(i + 1 - len(remembered))) for i, frame in enumerate(remembered)]
+    steps = shown_steps(thought.energies.shape[1] - 1)
+    candidates = decode(loaded.encoder, thought.path[0, steps])
+    energies = thought.energies[0, steps].tolist()
+    tiles = [
+        Tile(frame, "start" if step == 0 else f"step {step}", f"E {energy:.4g}")
+        for frame, step, energy in zip(candidates, steps, energies, strict=True)
+    ]
+    tiles[-1] = Tile(tiles[-1].frame, tiles[-1].above, tiles[-1].below, ORANGE)
+    rows = [Row("remembered", first), Row("thinking\nabout t + 1", tiles)]
+    title = f"Thinking about what happens next: energy {energies[0]:.4g} → {energies[-1]:.4g}"
+    if scene.truth is not None and thought.errors is not None:
+        truth = decode(loaded.encoder, scene.truth[0])
+        tiles.append(Tile(truth[0], "truth", "", GREEN))
+        losses = thought.errors[0, steps].tolist()
+        wrong = [
+            Tile(difference_frame(frame, truth[0]), "", f"loss {loss:.4f}")
+            for frame, loss in zip(candidates, losses, strict=True)
+        ]
+        rows.append(Row("still wrong", wrong))
+        title += f", loss {losses[0]:.3f} → {losses[-1]:.3f}"
+    if len(thought.states) > 1:
+        rows += _rollout_rows(loaded, scene, thought)
+    draw_strip(
+        path, title, rows, "E: total energy of the candidate. Frames are decoded states. Dark: far from the truth."
+    )
+
+
+def _rollout_rows(loaded: LoadedWorld, scene: Scene, thought: Thought) -> list[Row]:
+    """Predicted states t+1 .. t+H, above the true ones."""
+    horizon = len(thought.states)
+    shown = sorted({round(i) for i in np.linspace(0, horizon - 1, min(horizon, COLUMNS))})
+    imagined = decode(loaded.encoder, thought.states[shown])
+    if scene.truth is None or thought.errors is None:
+        tiles = [Tile(frame, _time(i + 1), "", ORANGE) for i, frame in zip(shown, imagined, strict=True)]
+        return [Row("imagined", tiles)]
+    losses = thought.errors[shown, -1].tolist()
+    tiles = [
+        Tile(frame, _time(i + 1), f"loss {loss:.4f}", ORANGE)
+        for i, frame, loss in zip(shown, imagined, losses, strict=True)
+    ]
+    real = [Tile(frame, "", "", GREEN) for frame in decode(loaded.encoder, scene.truth[0, shown])]
+    return [Row("imagined", tiles), Row("truth", real)]
+
+
+def _time(ahead: int) -> str:
+    """Name of a state's time, counted from the last remembered one."""
+    return "t" if ahead == 0 else f"t {'+' if ahead > 0 else '−'} {abs(ahead)}"
+
+
+# ---------------------------------------------------------------------------------------------- landscape
+
+
+def _landscape(path: Path, judge: Judge, loaded: LoadedWorld, scene: Scene, thought: Thought, seed: int) -> None:
+    """The energy around the first predicted state's descent."""
+    device = scene.observed.device
+    observed = scene.observed.expand(SCORED_AT_ONCE, -1, -1)
+    origin = thought.origin[0].to(device).expand(SCORED_AT_ONCE, 1, -1)  # (B, 1, D)
+    with torch.no_grad():
+        memory = loaded.world.observe(observed)
+
+    def score(candidates: np.ndarray) -> np.ndarray:
+        """(N, D) -> (N,); the last batch is filled up, as a Memory has as many rows as it was made with."""
+        energies = []
+        for part in torch.from_numpy(candidates).to(device).split(SCORED_AT_ONCE):
+            full = torch.cat([part, part[-1:].expand(SCORED_AT_ONCE - len(part), -1)])[:, None]  # (B, 1, D)
+            with torch.no_grad():
+                energies.append(judge.judge(full, memory, origin)[: len(part), 0].float().cpu())
+        return torch.cat(energies).numpy()
+
+    truth = None if scene.truth is None else scene.truth[0, 0].cpu().numpy()
+    landscape = survey(score, thought.path[0].numpy(), truth, np.random.default_rng(seed))
+    steps = range(thought.energies.shape[1])
+    curves = [Curve("total energy", steps, thought.energies[0].tolist(), BLUE)]
+    if thought.errors is not None and scene.truth is not None:
+        copied = loaded.space.distance(scene.observed[:, -1:], scene.truth[:, :1]).item()
+        curves.append(Curve("loss to the truth", steps, thought.errors[0].tolist(), ORANGE, ("copy last", copied)))
+    draw_landscape(path, "The energy of what happens next", landscape, curves)
