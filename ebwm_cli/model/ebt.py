@@ -43,9 +43,7 @@ class EnergyTransformer(nn.Module):
         """Read observed states (B, T, W), embedded, after those in `memory`."""
         return self.trunk.observe(observed, memory)
 
-    def energy(
-        self, candidate: Tensor, memory: Memory, landscape: int = 0, positions: Tensor | None = None
-    ) -> Tensor:
+    def energy(self, candidate: Tensor, memory: Memory, landscape: int = 0, positions: Tensor | None = None) -> Tensor:
         """Energies (B, T') of embedded candidates (B, T', W) as next states after the last T' states of `memory`.
 
         `landscape` is the descent step, the last landscape serving all later ones. `positions` (T',) names instead the

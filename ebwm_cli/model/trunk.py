@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ebwm_cli.model.attention import Rotary, candidate_attention, causal_attention, rotary, rotate
+from ebwm_cli.model.twice import normalise, swiglu
 
 NORM_EPS = 1e-5
 
@@ -67,8 +67,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        inverse = torch.linalg.vecdot(x, x).div(x.shape[-1]).add(NORM_EPS).rsqrt()  # (...,)
-        return x * inverse[..., None] * self.weight
+        return normalise(x, NORM_EPS) * self.weight
 
 
 class Block(nn.Module):
@@ -116,8 +115,7 @@ class Block(nn.Module):
         return rotate(query, table), rotate(key, table), value
 
     def _ffn(self, h: Tensor) -> Tensor:
-        gate, up = self.gate_up(h).chunk(2, dim=-1)  # (B, T, F) each
-        return self.down(F.silu(gate) * up)
+        return self.down(swiglu(self.gate_up(h)))  # (B, T, 2F) -> (B, T, F) -> (B, T, W)
 
 
 def _join(x: Tensor) -> Tensor:
@@ -164,7 +162,9 @@ class Trunk(nn.Module):
             positions = torch.arange(length - count, length, device=x.device)
         table = rotary(memory.position + 1, self.head_size, x)
         oldest = memory.position - length
-        table = table.at(slice(oldest + 1, None) if positions is None else positions + (oldest + 1))  # candidate t at t+1
+        table = table.at(
+            slice(oldest + 1, None) if positions is None else positions + (oldest + 1)
+        )  # candidate t at t+1
         for block, keys, values in zip(self.blocks, memory.keys, memory.values, strict=True):
             x = block.propose(x, keys, values, table, positions, landscape)
         return self.norm(x)

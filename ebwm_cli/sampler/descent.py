@@ -174,11 +174,12 @@ def descend(
                     energy_fn, current, origin, step=last, step_size=step_size, anchor=anchor, geometry=geometry
                 )
             )
+    nothing = start.new_zeros(*start.shape[:2], 0)
     return Trajectory(
         start=start,
         final=current,
-        energies=torch.stack(energies, -1),
-        moves=torch.stack(sizes, -1) if sizes else start.new_zeros(*start.shape[:2], 0),
+        energies=torch.stack(energies, -1) if energies else nothing,
+        moves=torch.stack(sizes, -1) if sizes else nothing,
         steps_used=used,
         path=torch.stack(path, 2) if record else None,
     )

@@ -71,12 +71,15 @@ def cost(recipe: Recipe, spec: StateSpec) -> Cost:
     proposed = trunk_flops(model, length, length) + length * (embed + 2 * model.width)
     free, steps = sum(rules.free_steps) / 2, sum(rules.steps_range) / 2
     per_window = OBSERVE_PASSES * observed + (THINK_PASSES * free + LEARN_PASSES * steps) * proposed
+    hidden = round(model.width * model.ffn_multiplier)
+    if not forecast:  # behind the last keys and values nothing of the observed stream is learned
+        behind = 2.0 * length * model.width * (model.width + 3 * hidden + 2 * length)
+        per_window -= (OBSERVE_PASSES - 1) * behind
 
     one = trunk_flops(model, 1, length) + embed
     per_state = think.samples * (THINK_PASSES * think.steps + 1) * (one + 2 * model.width) + one
 
     part = train.batch_size // train.accumulate
-    hidden = round(model.width * model.ffn_multiplier)
     # Floats a block keeps for its second-order backward, per position; measured on CPU, within a factor of 1.5.
     activations = model.layers * length * (40 * model.width + 18 * hidden + 10 * model.heads * length)
     memory = 4 * (6 * params + part * activations)

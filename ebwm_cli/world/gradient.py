@@ -62,10 +62,15 @@ class RunningLoss:
         self._value = value if self._value is None else self._value + value
         if not loss.requires_grad:
             return
-        for i, grad in enumerate(torch.autograd.grad(loss, self._leaves, allow_unused=True)):
-            held = self._grads[i]
-            if grad is not None:
-                self._grads[i] = grad if held is None else held + grad
+        grads: list[Tensor | None] = list(torch.autograd.grad(loss, self._leaves, allow_unused=True))
+        for i, held in enumerate(self._grads):
+            grad, grads[i] = grads[i], None  # freed as soon as it is added
+            if grad is None:
+                continue
+            if held is None:
+                self._grads[i] = grad.clone()  # autograd may hand out one tensor twice, or a view
+            else:
+                held.add_(grad)
 
     def total(self) -> Tensor:
         """The sum as one scalar."""

@@ -49,5 +49,5 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, train: TrainS
     rate = learning_rate(step, train)
     for group in optimizer.param_groups:
         relative = group["relative_rate"]
-        group["lr"] = rate * relative * abs(float(group["params"][0])) if relative else rate
+        group["lr"] = rate * relative * abs(group["params"][0].item()) if relative else rate
     return rate

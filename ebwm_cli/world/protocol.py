@@ -53,7 +53,12 @@ class WorldModel(Protocol):
         ...
 
     def predict(
-        self, memory: Any, think: ThinkSection, rng: torch.Generator, *, positions: int | None = None,
+        self,
+        memory: Any,
+        think: ThinkSection,
+        rng: torch.Generator,
+        *,
+        positions: int | None = None,
         record: bool = False,
     ) -> Prediction:
         """Predict the state after each of the last `positions` remembered ones (None: all of them)."""

@@ -145,7 +145,11 @@ def matmul_share(batch: int, context: int, repeats: int) -> dict[str, float]:
     step, plain = best_of(repeats, ours(world, states), bare)
     flops = (3 + 2 * 6) * batch * trunk_flops(world.model, context, context)
     bare_flops = 20 * sum(2.0 * a.shape[0] * a.shape[1] * b.shape[1] for a, b in factors)
-    return {"gflops": flops / step / 1e9, "bare_gflops": bare_flops / plain / 1e9, "share": flops / step / (bare_flops / plain)}
+    return {
+        "gflops": flops / step / 1e9,
+        "bare_gflops": bare_flops / plain / 1e9,
+        "share": flops / step / (bare_flops / plain),
+    }
 
 
 def peak_megabytes(steps: int) -> float:
