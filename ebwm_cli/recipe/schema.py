@@ -135,6 +135,8 @@ class TrainSection(Section):
     """Decay per update of the averaged weights that are validated and exported; 0 averages nothing."""
     validate_every: Count = 250
     """Updates between validations."""
+    validate_windows: Count = 512
+    """Most held-out windows looked at per validation, evenly spread over the val split."""
     patience: Annotated[int, Field(ge=0)] = 0
     """Validations without a better loss after which training ends; 0 never."""
     log_every: Count = 10

@@ -20,7 +20,8 @@ class WeightAverage:
     @torch.no_grad()
     def update(self) -> None:
         """Move the average towards the parameters."""
-        torch._foreach_lerp_(list(self._average.values()), list(self._parameters.values()), 1 - self._decay)
+        for name, average in self._average.items():
+            average.lerp_(self._parameters[name], 1 - self._decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -1,0 +1,184 @@
+"""`ebwm train`: one loop for every kind of world model.
+
+model.safetensors holds the (averaged) weights with the lowest held-out loss so far; checkpoints/ holds what the same
+command resumes from, bit for bit. Knows no terminal and no kind.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from ebwm_cli.data.store import find_set, open_set, sets_below
+from ebwm_cli.errors import DivergedError, ResourceError
+from ebwm_cli.recipe.schema import Recipe
+from ebwm_cli.run.checkpoint import read_step
+from ebwm_cli.run.device import free_memory, resolve_device, set_threads
+from ebwm_cli.run.folder import RUNS, RunFolder, choose_folder
+from ebwm_cli.run.keeper import Keeper
+from ebwm_cli.run.metrics import MetricsWriter
+from ebwm_cli.run.report import Notice, PlanReport, Report, TrainReport, ValidationLine
+from ebwm_cli.run.signals import StopRequests
+from ebwm_cli.run.trainer import Trainer
+from ebwm_cli.run.training_state import saved_steps, step_folder
+from ebwm_cli.world.build import cost
+
+PLAN_SECONDS = 5.0
+"""Longest that `plan` measures updates for."""
+
+
+def train(
+    recipe: Recipe,
+    data: Path | None = None,
+    out: Path | None = None,
+    *,
+    resume: bool = True,
+    device: str = "auto",
+    threads: int | None = None,
+) -> Iterator[Report]:
+    """Yield notices, TrainLines and ValidationLines, then one TrainReport.
+
+    `data` is a prepared set (None: the only one below ./data). `out` is the run folder; without it the newest run of
+    the very same recipe and set goes on, or a new one begins below ./runs. `resume=False` starts over. Raises
+    StoppedAndSaved or Interrupted after saving, DivergedError, RecipeError, DataError, CheckpointError, ResourceError.
+    """
+    set_threads(threads)
+    where = resolve_device(device)
+    prepared = open_set(find_set(data))
+    origin = {**prepared.origin(), "path": str(prepared.path.resolve())}
+    trainer = Trainer(recipe, prepared, where)
+    with _explained(out or Path(RUNS)):
+        folder = choose_folder(recipe, origin, out, fresh=not resume)
+    with folder.held(), _explained(folder.path, folder.checkpoints), StopRequests() as stop:
+        if not resume:
+            folder.clear()
+        changes = folder.refuse_changes(recipe, origin) if folder.is_begun() else []
+        report = folder.report()
+        if report and not changes and read_step(folder.model_file) is not None:
+            yield Notice(notice=f"{folder.path} is finished; --fresh trains it again")
+            yield report
+            return
+        yield from (Notice(notice=f"the recipe has changed: {change}") for change in changes)
+        folder.begin(recipe, origin)
+        keeper = Keeper(folder, trainer, origin, prepared.encoder)
+        yield from (Notice(notice=notice) for notice in keeper.restore())
+        with MetricsWriter(folder.metrics_file) as metrics:
+            yield from _learn(trainer, keeper, metrics, stop)
+        report = _report(trainer, folder)
+        folder.finish(report)
+    yield report
+
+
+def _learn(trainer: Trainer, keeper: Keeper, metrics: MetricsWriter, stop: StopRequests) -> Iterator[Report]:
+    """Update, log, validate, save, until the training is finished or asked to stop."""
+    progress, settings = trainer.progress, trainer.recipe.train
+
+    def validate() -> Iterator[ValidationLine]:
+        line = trainer.validate(abandon=lambda: bool(stop)) if trainer.validation_due else None
+        if line:
+            metrics.write(line)
+            if line.best:
+                save()
+                keeper.export()
+            yield line
+
+    def save() -> None:
+        metrics.commit()
+        keeper.save()
+
+    yield from validate()  # where a stop came before it
+    while not (stop or trainer.finished):
+        update = trainer.update()
+        if not update.finite:
+            yield Notice(
+                notice=f"step {progress.step} skipped: loss {update.loss}, gradient norm {update.grad_norm}; "
+                f"{progress.skipped} so far"
+            )
+        if line := trainer.line():
+            metrics.write(line)
+            yield line
+        yield from validate()
+        if progress.step % settings.save_every == 0:
+            save()
+    save()
+    if stop:
+        raise stop.error(progress.step)
+
+
+def _report(trainer: Trainer, folder: RunFolder) -> TrainReport:
+    spent, progress = cost(trainer.recipe, trainer.spec), trainer.progress
+    assert progress.best_loss is not None
+    return TrainReport(
+        out=str(folder.path),
+        checkpoint=str(folder.model_file),
+        step=progress.step,
+        val_loss=progress.best_loss,
+        copy_last_loss=trainer.copy_last_loss,
+        params=spent.params,
+        flops_per_step=spent.flops_per_step,
+        seconds=trainer.seconds,
+        states_per_second=trainer.states_per_second,
+        skipped=progress.skipped,
+    )
+
+
+def plan(recipe: Recipe, data: Path | None = None, *, device: str = "auto") -> PlanReport:
+    """What training `recipe` would take; writes nothing. Without a set, the recipe must say what a state is.
+
+    Time is measured on the set where there is one and the training fits in memory.
+    """
+    set_threads()
+    where = resolve_device(device)
+    prepared = open_set(find_set(data)) if data is not None or any(sets_below(Path("data"))) else None
+    spec = recipe.state_spec(prepared.spec if prepared else None)
+    spent, train = cost(recipe, spec), recipe.train
+    trainer = None
+    if prepared and spent.memory_bytes < (free_memory(where) or 0):
+        trainer = Trainer(recipe, prepared, where)
+    checkpoint = 4 * spent.params * (4 if train.ema else 3)
+    return PlanReport(
+        recipe=recipe.name,
+        kind=recipe.model.kind,
+        params=spent.params,
+        params_non_embedding=spent.params_non_embedding,
+        flops_per_step=spent.flops_per_step,
+        flops_total=spent.flops_per_step * train.steps,
+        flops_per_state=spent.flops_per_state,
+        memory_bytes=spent.memory_bytes,
+        disk_bytes=checkpoint * (train.keep + 2) + 4 * spent.params,  # the best, and the one being written
+        steps=train.steps,
+        windows=len(prepared.split("train").windows(spec.context)) if prepared else None,
+        seconds_estimate=_measured_seconds(trainer) if trainer else None,
+    )
+
+
+def _measured_seconds(trainer: Trainer) -> float:
+    """Time of all updates, from a few of them after a first that warms up."""
+    trainer.update()
+    began, updates = time.perf_counter(), 0
+    while updates < 8 and time.perf_counter() - began < PLAN_SECONDS:
+        trainer.update()
+        updates += 1
+    return (time.perf_counter() - began) / updates * trainer.recipe.train.steps
+
+
+@contextmanager
+def _explained(path: Path, checkpoints: Path | None = None) -> Iterator[None]:
+    """Say what to do about a full disk or memory, and where the last good checkpoint of a diverged training is."""
+    try:
+        yield
+    except OSError as error:
+        raise ResourceError(
+            f"{error.filename or path} can't be written: {error.strerror or error}",
+            "make room; the same command goes on from the last checkpoint",
+        ) from error
+    except torch.OutOfMemoryError as error:
+        raise ResourceError("the device is out of memory", "train.accumulate=2 updates by halves") from error
+    except DivergedError as error:
+        steps = saved_steps(checkpoints) if checkpoints else []
+        last = str(step_folder(checkpoints, steps[-1])) if checkpoints and steps else "none was saved yet"
+        raise DivergedError(error.message, f"{error.hint}; last good checkpoint: {last}") from error

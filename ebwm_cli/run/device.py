@@ -1,0 +1,60 @@
+"""Where tensors live and how many threads work on them.
+
+`auto` takes CUDA, then MPS, then the CPU; a device that is asked for by name and missing is an error, never a silent
+fallback.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import torch
+
+from ebwm_cli.errors import ResourceError, UsageError
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """The torch device for `auto`, `cpu`, `cuda` or `mps`.
+
+    Raises ResourceError where that device isn't there, UsageError where there is no such name.
+    """
+    if name not in DEVICES:
+        raise UsageError(f"there is no device {name}", "--device " + "|".join(DEVICES))
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next(device for device in ("cuda", "mps", "cpu") if available[device])
+    if not available[name]:
+        raise ResourceError(f"this machine has no {name} device that torch {torch.__version__} can use", "--device cpu")
+    return torch.device(name)
+
+
+def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Cores this process may really use: those of its affinity mask, at most its container's CPU quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        limit, period = quota.read_text(encoding="ascii").split()
+        cores = min(cores, math.ceil(int(limit) / int(period)))
+    except (OSError, ValueError):  # no cgroup v2 here, or its quota is "max"
+        pass
+    return max(cores, 1)
+
+
+def set_threads(threads: int | None = None) -> int:
+    """Let torch use `threads` threads, by default OMP_NUM_THREADS or all usable cores; returns how many."""
+    count = threads or int(os.environ.get("OMP_NUM_THREADS") or 0) or usable_cores()
+    torch.set_num_threads(count)
+    return count
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can still be taken on `device`; None where nobody says."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return None

@@ -1,0 +1,129 @@
+"""Files and folders that are whole or absent, whatever moment the process or the machine dies at.
+
+Everything is written aside under a `.tmp-` name, fsynced, renamed, and the parent folder fsynced. Knows bytes and paths
+only; errors are OSError. `write`, `fsync` and `rename` are the only calls that reach the disk, so that tests can fail
+each of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+ASIDE = ".tmp-"
+"""Prefix of what is not committed yet, or not deleted yet; `sweep` removes it."""
+
+CHUNK = 1 << 24
+"""Bytes per write."""
+
+write = os.write
+fsync = os.fsync
+rename = os.replace
+
+
+def write_file(path: Path, data: bytes) -> str:
+    """Write and fsync a new file (mode 0644); returns its sha256. Not atomic: for use inside a folder set aside."""
+    view = memoryview(data)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    try:
+        done = 0
+        while done < len(view):
+            done += write(descriptor, view[done : done + CHUNK])
+        fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return hashlib.sha256(view).hexdigest()
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Put `data` at `path`: readers see the old file or the new one, never a part."""
+    aside = path.with_name(ASIDE + path.name)
+    aside.unlink(missing_ok=True)
+    try:
+        write_file(aside, data)
+        rename(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    fsync_folder(path.parent)
+
+
+def new_folder_aside(final: Path) -> Path:
+    """An empty folder beside `final`, to be filled and given to `commit_folder`."""
+    aside = final.with_name(ASIDE + final.name)
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    return aside
+
+
+def commit_folder(aside: Path, final: Path) -> None:
+    """Give a filled folder its name. Something older of that name is moved out of the way first, then deleted."""
+    fsync_folder(aside)
+    old = final.with_name(f"{ASIDE}old-{final.name}")
+    if final.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        rename(final, old)
+    rename(aside, final)
+    fsync_folder(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder. A folder loses its name at once, so that no half of it is ever found under it."""
+    if path.is_dir() and not path.is_symlink():
+        aside = path.with_name(f"{ASIDE}old-{path.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        rename(path, aside)
+        shutil.rmtree(aside)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def point(link: Path, target: Path, aside: Path) -> None:
+    """Move the symbolic link `link` to `target` in one instant; `aside` is a free name on the same file system.
+
+    Where there are no symbolic links, a small text file with the target's path stands in (see `follow`).
+    """
+    relative = os.path.relpath(target, link.parent)
+    aside.unlink(missing_ok=True)
+    try:
+        aside.symlink_to(relative)
+    except (OSError, NotImplementedError):
+        aside.write_text(relative, encoding="utf-8")
+    try:
+        rename(aside, link)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    fsync_folder(link.parent)
+
+
+def follow(link: Path) -> Path:
+    """Where `point` pointed: `link` itself if it is a symbolic link or none of ours."""
+    if link.is_symlink() or not link.is_file() or link.stat().st_size > 4096:
+        return link
+    return link.parent / link.read_text(encoding="utf-8", errors="replace")
+
+
+def fsync_folder(path: Path) -> None:
+    """Make names in a folder survive a power loss (where the system lets folders be opened)."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sweep(folders: Iterable[Path]) -> None:
+    """Remove what an earlier process left aside in these folders."""
+    for folder in folders:
+        for leftover in folder.glob(ASIDE + "*"):
+            if leftover.is_dir() and not leftover.is_symlink():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()

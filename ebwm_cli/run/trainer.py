@@ -1,0 +1,244 @@
+"""Everything a training consists of, as one value that can be advanced, saved and restored.
+
+state = (weights, optimizer, average, progress); the next one is a pure function of it, the recipe and the set. So a
+restored training makes the very updates that an uninterrupted one would have made. Knows no terminal and no folder.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ebwm_cli.data.loader import Loader
+from ebwm_cli.data.store import PreparedSet
+from ebwm_cli.errors import CheckpointError, DivergedError
+from ebwm_cli.recipe.schema import Recipe
+from ebwm_cli.run.held_out_loss import HeldOutWindows
+from ebwm_cli.run.report import TrainLine, ValidationLine
+from ebwm_cli.run.training_state import TrainingState
+from ebwm_cli.world.average import WeightAverage
+from ebwm_cli.world.build import build_world
+from ebwm_cli.world.optim import build_optimizer, learning_rate
+from ebwm_cli.world.update import Update, update_weights
+
+AVERAGED = ("loss", "energy_start", "energy_final", "step_size", "grad_norm")
+
+
+@dataclass
+class Progress:
+    """The numbers of a training state; floats survive JSON bit for bit."""
+
+    step: int = 0
+    """Updates made or skipped."""
+    validated: int = 0
+    """Step of the last validation."""
+    best_step: int | None = None
+    best_loss: float | None = None
+    stale: int = 0
+    """Validations since the best."""
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    seconds: float = 0.0
+    """Wall-clock, up to the last save."""
+    updating_seconds: float = 0.0
+    averaged: int = 0
+    """Updates since the last log line."""
+    sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(AVERAGED, 0.0))
+    """Over those."""
+
+
+class Trainer:
+    """One training of `recipe` on `prepared`, on `device`. Raises RecipeError or DataError where they don't fit."""
+
+    def __init__(self, recipe: Recipe, prepared: PreparedSet, device: torch.device) -> None:
+        self.recipe = recipe
+        self.device = device
+        self.spec = recipe.state_spec(prepared.spec)
+        self.loader = Loader(prepared.split("train"), recipe.train.batch_size, recipe.seed, self.spec.context)
+        self.held_out = HeldOutWindows(prepared.split("val"), self.spec.context, recipe.train.validate_windows, device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.world = build_world(recipe.model, self.spec).to(device)
+        self.world.set_precision(recipe.train.precision)
+        self.optimizer = build_optimizer(self.world, recipe.train)
+        self.average = WeightAverage(self.world, recipe.train.ema) if recipe.train.ema else None
+        self.copy_last_loss = self.held_out.copy_last_loss(self.world)
+        self.progress = Progress()
+        self._began = time.perf_counter()
+        self._since_line = 0.0, 0  # seconds and updates
+
+    # ------------------------------------------------------------------------------------------ advance
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far, over all resumes."""
+        return self.progress.seconds + time.perf_counter() - self._began
+
+    @property
+    def states_per_second(self) -> float:
+        """States learned to predict per second of updating, over all resumes."""
+        progress = self.progress
+        states = progress.step * self.recipe.train.batch_size * self.spec.context
+        return states / progress.updating_seconds if progress.updating_seconds else 0.0
+
+    @property
+    def finished(self) -> bool:
+        """Whether all updates are made, or validation has stopped getting better."""
+        train = self.recipe.train
+        return self.progress.step >= train.steps or bool(train.patience and self.progress.stale >= train.patience)
+
+    def update(self) -> Update:
+        """Make the next update, or skip it where it isn't finite; DivergedError after too many skips in a row."""
+        began, train, progress = time.perf_counter(), self.recipe.train, self.progress
+        states = self.loader.batch(progress.step).states.to(self.device, non_blocking=True)
+        update = update_weights(
+            self.world, self.optimizer, states, train=train, seed=self.recipe.seed, step=progress.step
+        )
+        progress.step += 1
+        if update.finite:
+            progress.skipped_in_a_row = 0
+            progress.averaged += 1
+            for name in AVERAGED:
+                progress.sums[name] += getattr(update, name)
+            if self.average:
+                self.average.update()
+        else:
+            progress.skipped += 1
+            progress.skipped_in_a_row += 1
+        seconds = time.perf_counter() - began
+        progress.updating_seconds += seconds
+        self._since_line = self._since_line[0] + seconds, self._since_line[1] + 1
+        if progress.skipped_in_a_row >= train.max_bad_steps:
+            raise DivergedError(
+                f"loss or gradient was not finite in {progress.skipped_in_a_row} updates in a row, up to step "
+                f"{progress.step}",
+                f"train.learning_rate={train.learning_rate / 3:.2g} goes on more carefully",
+            )
+        return update
+
+    def line(self) -> TrainLine | None:
+        """The log line due now, if one is and any update since the last was finite."""
+        progress, train = self.progress, self.recipe.train
+        if not progress.averaged or (progress.step % train.log_every and progress.step != train.steps):
+            return None
+        mean = {name: progress.sums[name] / progress.averaged for name in AVERAGED}
+        seconds, updates = self._since_line
+        self._since_line = 0.0, 0
+        progress.averaged, progress.sums = 0, dict.fromkeys(AVERAGED, 0.0)
+        return TrainLine(
+            step=progress.step,
+            steps=train.steps,
+            **mean,
+            learning_rate=learning_rate(progress.step - 1, train),
+            states_per_second=updates * train.batch_size * self.spec.context / seconds,
+            seconds=self.seconds,
+            eta_seconds=self.seconds / progress.step * (train.steps - progress.step),
+            skipped=progress.skipped,
+        )
+
+    @property
+    def validation_due(self) -> bool:
+        """Whether the present weights should be, and have not been, validated."""
+        step, train = self.progress.step, self.recipe.train
+        return step != self.progress.validated and (step % train.validate_every == 0 or step >= train.steps)
+
+    def validate(self, abandon: Callable[[], bool]) -> ValidationLine | None:
+        """Score the (averaged) weights on held-out windows; None, changing nothing, as soon as `abandon()` says so.
+
+        A loss that isn't finite is never the best, and ends the training where there is no better one by the end.
+        """
+        with self._averaged():
+            score = self.held_out.score(self.world, self.recipe.think, self.recipe.seed, abandon)
+        if score is None:
+            return None
+        progress = self.progress
+        best = score.loss < (math.inf if progress.best_loss is None else progress.best_loss)
+        progress.validated = progress.step
+        progress.stale = 0 if best else progress.stale + 1
+        if best:
+            progress.best_step, progress.best_loss = progress.step, score.loss
+        if self.finished and progress.best_step is None:
+            raise DivergedError("no validation gave a finite loss", "model.descent.step_size=0.1, or think.steps=1")
+        return ValidationLine(
+            step=progress.step,
+            val_loss=score.loss,
+            copy_last_loss=self.copy_last_loss,
+            energy_start=score.energy_start,
+            energy_final=score.energy_final,
+            best=best,
+            seconds=self.seconds,
+        )
+
+    # ------------------------------------------------------------------------------------------ save, restore
+
+    def exported_weights(self) -> dict[str, Tensor]:
+        """The (averaged) weights as a world's state dict, copied."""
+        with self._averaged():
+            return {name: tensor.detach().clone() for name, tensor in self.world.state_dict().items()}
+
+    def state(self) -> TrainingState:
+        """All of it. Raises DivergedError rather than hand out a number that is not finite."""
+        self.progress.seconds, self._began = self.seconds, time.perf_counter()
+        tensors: dict[str, Mapping[str, Tensor]] = {
+            "weights": self.world.state_dict(),
+            "optimizer": _optimizer_tensors(self.optimizer, self._names()),
+        }
+        if self.average:
+            tensors["average"] = self.average.tensors()
+        for group in tensors.values():
+            for name, tensor in group.items():
+                if not bool(torch.isfinite(tensor).all()):
+                    raise DivergedError(f"{name} is not finite after step {self.progress.step}; it was not saved")
+        return TrainingState(tensors, asdict(self.progress))
+
+    def restore(self, state: TrainingState) -> None:
+        """Go on from a state that `state()` gave. Raises CheckpointError where it doesn't fit the recipe."""
+        try:
+            self.world.load_state_dict(dict(state.tensors["weights"]))
+            _load_optimizer(self.optimizer, self._names(), state.tensors["optimizer"])
+            if self.average:  # switched on later: the average begins at the restored weights
+                self.average.load(state.tensors.get("average") or dict(self.world.named_parameters()))
+            self.progress = Progress(**state.numbers)
+        except (RuntimeError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"the checkpoint is of another model: {error}", "add --fresh to start over"
+            ) from error
+        self._began = time.perf_counter()
+
+    def best_weights(self, state: TrainingState) -> Mapping[str, Tensor]:
+        """What `exported_weights` was when `state` was saved."""
+        return {**state.tensors["weights"], **state.tensors.get("average", {})}
+
+    # ------------------------------------------------------------------------------------------ helpers
+
+    def _averaged(self) -> Any:
+        return self.average.applied() if self.average else nullcontext()
+
+    def _names(self) -> dict[int, str]:
+        return {id(parameter): name for name, parameter in self.world.named_parameters()}
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, Tensor]:
+    """The optimizer's state, `parameter/key` -> tensor."""
+    return {
+        f"{names[id(parameter)]}/{key}": value
+        for parameter, held in optimizer.state.items()
+        for key, value in held.items()
+    }
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[int, str], tensors: Mapping[str, Tensor]) -> None:
+    """The reverse of `_optimizer_tensors`; the groups' settings are the recipe's."""
+    order = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+    held: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        parameter, _, key = name.rpartition("/")
+        held.setdefault(order.index(parameter), {})[key] = tensor
+    optimizer.load_state_dict({"state": held, "param_groups": optimizer.state_dict()["param_groups"]})
