@@ -49,7 +49,7 @@ class Progress:
 
     def _training(self, room: int) -> RenderableType:
         line = self._lines[-1]
-        history = max(8, room - 64)
+        history = max(4, room - 64)
         grid = Table.grid(padding=(0, 2))
         grid.add_column(style=LABEL, no_wrap=True)
         grid.add_column(no_wrap=True, min_width=17)

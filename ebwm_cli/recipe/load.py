@@ -91,19 +91,21 @@ def _recipe_root() -> Path:
 
 
 def _find(path_or_name: str | Path, beside: Path | None = None) -> Path:
-    """The recipe's file. A relative path is looked for beside the file that extends it."""
+    """The recipe's file: a path ends in .yaml or .yml (a relative one is looked for beside the file that extends it),
+    anything else is a name, of a recipe beside that file or of a shipped one."""
     asked = Path(path_or_name)
     path = beside / asked if beside else asked
-    if path.is_file():
+    is_path = asked.suffix in (".yaml", ".yml")
+    if not is_path and beside:
+        path = Path(f"{path}.yaml")
+    if (is_path or beside) and path.is_file():
         return path
-    if beside and asked.suffix not in (".yaml", ".yml") and path.with_suffix(".yaml").is_file():
-        return path.with_suffix(".yaml")
     shipped = shipped_recipes()
     if str(path_or_name) in shipped:
         return _recipe_root() / f"{path_or_name}.yaml"
-    near = difflib.get_close_matches(asked.with_suffix("").name, shipped, n=1)
+    near = difflib.get_close_matches(asked.stem if is_path else asked.name, shipped, n=1)
     hint = f"ebwm train {near[0]}" if near else "shipped recipes: " + ", ".join(shipped)
-    if asked.suffix in (".yaml", ".yml") or len(asked.parts) > 2:
+    if is_path:
         raise RecipeError(f"there is no recipe file {path}", hint)
     raise RecipeError(f"there is no recipe {path_or_name}" + (f", the nearest is {near[0]}" if near else ""), hint)
 

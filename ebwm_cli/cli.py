@@ -1,0 +1,229 @@
+"""The command line: words in, one command's reports out, one exit code. Thin, and quick to say `--help`.
+
+Heavy modules are imported inside the commands. Only this file may chain commands (the tour of `ebwm train quickstart`).
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ebwm_cli import __version__
+from ebwm_cli.cli_words import ListCommand, VerbGroup, counts, interval_or_default, recipe_words, stop_or_none, told
+
+if TYPE_CHECKING:
+    from ebwm_cli.recipe.schema import Recipe
+    from ebwm_cli.run.report import Report
+
+DEMO = Path("data/demo")
+
+
+app = typer.Typer(
+    name="ebwm", cls=VerbGroup, help="Energy-based world models: prepare clips, train, evaluate, and watch one think.",
+    add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+)  # fmt: skip
+prepare_app = typer.Typer(help="Turn clips into a prepared set under ./data.", no_args_is_help=False)
+app.add_typer(prepare_app, name="prepare")
+
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout and nothing else; the log goes to stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the final result.")]
+Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="More lines; -vv: tracebacks too.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Seed = Annotated[int, typer.Option(help="Of every random draw.", min=0)]
+Data = Annotated[Path | None, typer.Option(help="A prepared set; else the one set under ./data.")]
+Checkpoint = Annotated[Path | None, typer.Option(help="A model.safetensors or a run folder; else runs/latest.")]
+Out = Annotated[Path | None, typer.Option(help="Where the set goes; else data/<name of the source>.")]
+Encoder = Annotated[str, typer.Option(help="How a frame becomes a state.")]
+Interval = Annotated[float | None, typer.Option(help="Seconds of real time between states. [default: 0.25]")]
+Every = Annotated[int | None, typer.Option(help="Keep every Nth frame instead.", min=1)]
+Size = Annotated[int, typer.Option(help="Frames are resized to this many pixels square.", min=8)]
+LatentDim = Annotated[int, typer.Option(help="Numbers per state.", min=1)]
+Context = Annotated[int, typer.Option(help="States of context in a window.", min=1)]
+Workers = Annotated[int | None, typer.Option(help="Decoding processes; else one per core.", min=1)]
+
+
+@prepare_app.command("video")
+def prepare_video(
+    src: Annotated[Path, typer.Option(help="A folder of clips, searched recursively, or one clip.")],
+    out: Out = None, encoder: Encoder = "pca", interval: Interval = None, every: Every = None, size: Size = 32,
+    latent_dim: LatentDim = 128, context: Context = 16, workers: Workers = None,
+    json: Json = False, quiet: Quiet = False, verbose: Verbose = 0,
+) -> None:  # fmt: skip
+    """Decode clips, sample frames in time, encode them, cut windows, split train / val / test."""
+    from ebwm_cli.commands import prepare
+    from ebwm_cli.console import View, show
+
+    reports = prepare.prepare_video(
+        src, out, encoder=encoder, interval=interval_or_default(interval, every), every=every, size=size,
+        latent_dim=latent_dim, context=context, workers=workers,
+    )  # fmt: skip
+    show(reports, View("document" if json else "", quiet, verbose > 0, "looking for clips"))
+
+
+@prepare_app.command("demo")
+def prepare_demo(
+    out: Out = None, encoder: Encoder = "pca", interval: Interval = None, every: Every = None, size: Size = 32,
+    latent_dim: LatentDim = 128, context: Context = 16, workers: Workers = None, seed: Seed = 0,
+    json: Json = False, quiet: Quiet = False, verbose: Verbose = 0,
+) -> None:  # fmt: skip
+    """Render the built-in clips (colliding balls) and prepare them."""
+    from ebwm_cli.commands import prepare
+    from ebwm_cli.console import View, show
+
+    reports = prepare.prepare_demo(
+        out, seed=seed, encoder=encoder, interval=interval_or_default(interval, every), every=every, size=size,
+        latent_dim=latent_dim, context=context, workers=workers,
+    )  # fmt: skip
+    show(reports, View("document" if json else "", quiet, verbose > 0, "rendering the demo"))
+
+
+@app.command()
+def train(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", help="A shipped recipe or a file, then changes to it."),
+    ] = None,
+    data: Data = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; else runs/<recipe>-<date>.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh/--resume", help="Start over, or go on where the run is.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Parameters, FLOPs, memory, time; writes nothing.")] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="The recipe's JSON schema.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Same as seed=N.", min=0)] = None,
+    device: Device = "auto", json: Json = False, quiet: Quiet = False, verbose: Verbose = 0,
+) -> None:  # fmt: skip
+    """Train a world model; the same command resumes it. Without RECIPE: the default for the set."""
+    from ebwm_cli.console import View, show, show_json
+    from ebwm_cli.recipe.load import load_recipe, recipe_json_schema
+
+    if schema:
+        show_json(recipe_json_schema())
+        return
+    name, changes = recipe_words(words or [])
+    recipe = load_recipe(name, changes if seed is None else [*changes, f"seed={seed}"])
+    if plan:
+        show(_plan(recipe, data), View("document" if json else "", quiet, waiting="measuring a few steps"))
+        return
+    run = _tour if recipe.tour else _train
+    reports = run(recipe, data=data, out=out, fresh=fresh, device=device)
+    show(reports, View("lines" if json else "", quiet, verbose > 0, "getting ready to train"))
+
+
+@app.command("eval", cls=ListCommand)
+def evaluate(
+    checkpoint: Checkpoint = None,
+    data: Data = None,
+    steps: Annotated[list[str], typer.Option(help="Descent steps to compare: 1 2 4.")] = ["1", "2", "4", "8", "16"],  # noqa: B006
+    samples: Annotated[list[str], typer.Option(help="Starts per state to compare: 1 4.")] = ["1", "4"],  # noqa: B006
+    rollout: Annotated[int, typer.Option(help="States to predict ahead, feeding predictions back.", min=0)] = 4,
+    against: Annotated[list[Path], typer.Option(help="Other checkpoints, compared window by window.")] = [],  # noqa: B006
+    seed: Seed = 0, device: Device = "auto", json: Json = False, quiet: Quiet = False, verbose: Verbose = 0,
+) -> None:  # fmt: skip
+    """Measure a checkpoint on held-out windows."""
+    from ebwm_cli.commands import evaluate as command
+    from ebwm_cli.console import View, show
+
+    reports = command.evaluate(
+        checkpoint, data=data, steps=counts("--steps", steps), samples=counts("--samples", samples),
+        rollout=rollout, against=against, device=device, seed=seed,
+    )  # fmt: skip
+    show(reports, View("document" if json else "", quiet, verbose > 0, "measuring held-out windows"))
+
+
+@app.command()
+def think(
+    checkpoint: Checkpoint = None,
+    steps: Annotated[int | None, typer.Option(help="Descent steps; else the recipe's.", min=0)] = None,
+    samples: Annotated[int | None, typer.Option(help="Starts, of which the lowest energy is kept.", min=1)] = None,
+    stop: Annotated[str | None, typer.Option(help="fixed: all steps; energy: until a state's energy settles.")] = None,
+    input: Annotated[Path | None, typer.Option(help="A clip to continue.")] = None,
+    data: Data = None,
+    index: Annotated[int, typer.Option(help="Which held-out window, without --input.", min=0)] = 0,
+    horizon: Annotated[int, typer.Option(help="States to predict ahead.", min=1)] = 1,
+    out: Annotated[Path | None, typer.Option(help="Where pictures, clip and trajectory go.")] = None,
+    seed: Seed = 0, device: Device = "auto", json: Json = False, quiet: Quiet = False, verbose: Verbose = 0,
+) -> None:  # fmt: skip
+    """Predict what happens next, and show the descent that led there."""
+    from ebwm_cli.commands import think as command
+    from ebwm_cli.console import View, show
+
+    reports = command.think(
+        checkpoint, steps=steps, samples=samples, stop=stop_or_none(stop), input=input, data=data, index=index,
+        horizon=horizon, out=out, device=device, seed=seed,
+    )  # fmt: skip
+    show(reports, View("document" if json else "", quiet, verbose > 0, "thinking"))
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    ctx: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"ebwm {__version__}")
+    elif ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+
+
+# ------------------------------------------------------------------------------------------- reports
+
+
+def _train(recipe: Recipe, *, data: Path | None, out: Path | None, fresh: bool, device: str) -> Iterator[Report]:
+    from ebwm_cli.commands import train as command
+
+    yield from command.train(recipe, data=data, out=out, fresh=fresh, device=device)
+
+
+def _plan(recipe: Recipe, data: Path | None) -> Iterator[Report]:
+    from ebwm_cli.commands import train as command
+
+    yield command.plan(recipe, data=data)
+
+
+def _tour(recipe: Recipe, *, data: Path | None, out: Path | None, fresh: bool, device: str) -> Iterator[Report]:
+    """Prepare the demo where there is none, train, evaluate, think."""
+    from ebwm_cli.commands import evaluate, prepare, think
+    from ebwm_cli.run.report import TrainReport
+
+    if data is None:
+        data = DEMO
+        if not (data / "manifest.json").exists():
+            yield from prepare.prepare_demo(data)
+    checkpoint = None
+    for report in _train(recipe, data=data, out=out, fresh=fresh, device=device):
+        yield report
+        if isinstance(report, TrainReport):
+            checkpoint = Path(report.checkpoint)
+    yield from evaluate.evaluate(checkpoint, data=data, device=device)
+    yield from think.think(checkpoint, steps=16, data=data, device=device)
+
+
+# --------------------------------------------------------------------------------------------- main
+
+
+def main() -> None:
+    """Run the command line and end the process with its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(words: list[str]) -> int:
+    """Run one command line; returns its exit code. Failures are told on stderr, tracebacks only with -vv."""
+    from ebwm_cli.console import show_error
+
+    verbosity = sum(word.count("v") if re.fullmatch("-[qv]+", word) else word == "--verbose" for word in words)
+    command = typer.main.get_command(app)
+    try:
+        return command.main(words, prog_name="ebwm", standalone_mode=False) or 0
+    except Exception as error:
+        if verbosity >= 2:
+            traceback.print_exc()
+        message, hint, code = told(error, words)
+        show_error(message, hint)
+        return code

@@ -1,0 +1,105 @@
+"""What people type, and what to say when they mistype: list options, recipe words, checks, errors as two lines."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from ebwm_cli.errors import EbwmError, UsageError
+
+DEFAULT_RECIPE = "video_ebt_4xs"
+
+
+class VerbGroup(TyperGroup):
+    """Lists the verbs in the order in which they are used."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=lambda name: name != "prepare")
+
+
+class ListCommand(TyperCommand):
+    """A command whose list options take words as they are typed: `--steps 1 2 4`, beside `--steps 1 --steps 2`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        lists = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
+        spread: list[str] = []
+        current = ""
+        for word in args:
+            if word.startswith("-"):
+                option = word.partition("=")[0]
+                current = option if option in lists else ""
+                spread.append(word)
+            elif current and spread[-1] != current:
+                spread += [current, word]
+            else:
+                spread.append(word)
+        return super().parse_args(ctx, spread)
+
+
+def interval_or_default(interval: float | None, every: int | None) -> float | None:
+    """Seconds between states; None where frames are counted instead."""
+    if interval is not None and every is not None:
+        raise UsageError("--interval and --every are two ways to say the same", "leave one of them out")
+    if interval is not None and not 0 < interval < float("inf"):
+        raise UsageError(f"--interval must be above 0 seconds, not {interval}", "ebwm prepare video --interval 0.25")
+    return 0.25 if interval is None and every is None else interval
+
+
+def counts(option: str, words: list[str]) -> list[int]:
+    """Whole numbers from 1 up, given as words, commas or both; sorted, each once."""
+    parts = [part for word in words for part in word.split(",") if part]
+    wrong = [part for part in parts if not (part.isascii() and part.isdigit() and int(part[:9]) > 0)]
+    if wrong or not parts:
+        raise UsageError(
+            f"{option} takes whole numbers from 1 up, not {wrong[0] if wrong else 'nothing'}", f"{option} 1 2 4"
+        )
+    return sorted({int(part) for part in parts})
+
+
+def stop_or_none(stop: str | None) -> str | None:
+    """The way to stop, checked before anything heavy is loaded."""
+    if stop not in (None, "fixed", "energy"):
+        raise UsageError(f"--stop is fixed or energy, not {stop}", "ebwm think --stop energy")
+    return stop
+
+
+def recipe_words(words: list[str]) -> tuple[str, list[str]]:
+    """The recipe's name (the default where none is given) and its key=value changes."""
+    names = [word for word in words if "=" not in word or Path(word).is_file()]
+    if len(names) > 1:
+        raise UsageError(
+            f"one recipe at a time, not {' and '.join(names)}", f"ebwm train {names[0]}; changes are key=value"
+        )
+    return (names or [DEFAULT_RECIPE])[0], [word for word in words if word not in names]
+
+
+def told(error: Exception, words: list[str]) -> tuple[str, str, int]:
+    """What to say about a failure: message, hint, exit code."""
+    if isinstance(error, EbwmError):
+        return error.message, error.hint, error.exit_code
+    if isinstance(error, typer.BadParameter.__mro__[1]):  # Typer's UsageError, wherever its version keeps it
+        return _told_usage(error, words)
+    if isinstance(error, MemoryError):
+        return "out of memory", "a smaller train.batch_size, or a larger train.accumulate", 7
+    what = " ".join(str(error).split()) or "no more is known"
+    return f"{type(error).__name__}: {what}", "the same command with -vv shows where", 1
+
+
+def _told_usage(error: Any, words: list[str]) -> tuple[str, str, int]:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "ebwm"
+    message = error.format_message().splitlines()[0].rstrip(".") if error.format_message() else "incomplete command"
+    hint = f"{path} --help"
+    commands = getattr(context.command, "commands", None) if context else None
+    if commands:
+        message = message.partition(". Did you mean")[0]
+        wrong = next((word for word in words[len(path.split()) - 1 :] if not word.startswith("-")), "")
+        near = difflib.get_close_matches(wrong, commands, n=1, cutoff=0.5)
+        hint = f"{path} {near[0]}" if near else hint
+    elif possible := getattr(error, "possibilities", None):
+        message, hint = error.message.rstrip("."), f"{path} {sorted(possible)[0]}"
+    return message, hint, 2
