@@ -106,7 +106,7 @@ def draw_landscape(path: Path, title: str, landscape: Landscape, curves: Sequenc
     levels = _levels(landscape)
     filled = axes.contourf(landscape.u, landscape.v, landscape.energies, levels, cmap="cividis")
     lines = (landscape.u, landscape.v, landscape.energies, levels[::2])
-    axes.contour(*lines, colors="white", linewidths=0.5, alpha=0.4)
+    axes.contour(*lines, colors="white", linewidths=0.5, alpha=0.4, linestyles="solid")
     u, v = landscape.path.T
     axes.plot(u, v, "-", color="white", linewidth=4.0, solid_capstyle="round")
     axes.plot(u, v, "-o", color=ORANGE, linewidth=1.8, markersize=4.5, markeredgecolor="white", label="descent")

@@ -204,10 +204,11 @@ class EvalReport(Report):
     """Of predicting the mean training state."""
     against: list[Difference]
     """Against copying the last state, and against each other checkpoint."""
-    energy_error_spearman: float
-    move_error_spearman: float
+    energy_error_spearman: float | None
+    """None, here and below, where one side is constant."""
+    move_error_spearman: float | None
     """The trivial predictor: size of the predicted move."""
-    partial_spearman: float
+    partial_spearman: float | None
     """Of energy with error, given the size of the predicted move."""
     rollout: list[RolloutRow]
     perplexity: float | None

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
 from ebwm_cli.run.checkpoint import LoadedWorld
-from ebwm_cli.run.landscape import survey
+from ebwm_cli.run.landscape import ScoreFn, survey
 from ebwm_cli.run.measure import decode
 from ebwm_cli.run.pictures import (
     BLUE,
@@ -49,7 +50,7 @@ def write_thought(folder: Path, loaded: LoadedWorld, scene: Scene, thought: Thou
     write_rollout(files[1], remembered, decode(loaded.encoder, thought.states), truth, loaded.data["interval"])
     if isinstance(loaded.world, Judge):
         files.append(folder / "landscape.png")
-        _landscape(files[-1], loaded.world, loaded, scene, thought, seed)
+        _landscape(files[-1], scorer(loaded.world, loaded, scene, thought), loaded, scene, thought, seed)
     files.append(folder / "trajectory.safetensors")
     replace_file(files[-1], save(_tensors(scene, thought)))
     return files
@@ -94,12 +95,12 @@ def _strip(path: Path, loaded: LoadedWorld, scene: Scene, thought: Thought) -> N
     candidates = decode(loaded.encoder, thought.path[0, steps])
     energies = thought.energies[0, steps].tolist()
     tiles = [
-        Tile(frame, "start" if step == 0 else f"step {step}", f"E {energy:.4g}")
+        Tile(frame, "start" if step == 0 else f"step {step}", f"E {_signed(energy)}")
         for frame, step, energy in zip(candidates, steps, energies, strict=True)
     ]
     tiles[-1] = Tile(tiles[-1].frame, tiles[-1].above, tiles[-1].below, ORANGE)
     rows = [Row("remembered", first), Row("thinking\nabout t + 1", tiles)]
-    title = f"Thinking about what happens next: energy {energies[0]:.4g} → {energies[-1]:.4g}"
+    title = f"Thinking about what happens next: energy {_signed(energies[0])} → {_signed(energies[-1])}"
     if scene.truth is not None and thought.errors is not None:
         truth = decode(loaded.encoder, scene.truth[0])
         tiles.append(Tile(truth[0], "truth", "", GREEN))
@@ -134,6 +135,10 @@ def _rollout_rows(loaded: LoadedWorld, scene: Scene, thought: Thought) -> list[R
     return [Row("imagined", tiles), Row("truth", real)]
 
 
+def _signed(energy: float) -> str:
+    return f"{energy:.3f}".replace("-", "−")
+
+
 def _time(ahead: int) -> str:
     """Name of a state's time, counted from the last remembered one."""
     return "t" if ahead == 0 else f"t {'+' if ahead > 0 else '−'} {abs(ahead)}"
@@ -142,15 +147,14 @@ def _time(ahead: int) -> str:
 # ---------------------------------------------------------------------------------------------- landscape
 
 
-def _landscape(path: Path, judge: Judge, loaded: LoadedWorld, scene: Scene, thought: Thought, seed: int) -> None:
-    """The energy around the first predicted state's descent."""
+def scorer(judge: Judge, loaded: LoadedWorld, scene: Scene, thought: Thought) -> ScoreFn:
+    """Total energies of any candidates for the first predicted state, anchored where its descent was."""
     device = scene.observed.device
-    observed = scene.observed.expand(SCORED_AT_ONCE, -1, -1)
     origin = thought.origin[0].to(device).expand(SCORED_AT_ONCE, 1, -1)  # (B, 1, D)
     with torch.no_grad():
-        memory = loaded.world.observe(observed)
+        memory = loaded.world.observe(scene.observed.expand(SCORED_AT_ONCE, -1, -1))
 
-    def score(candidates: np.ndarray) -> np.ndarray:
+    def score(candidates: NDArray[np.float32]) -> NDArray[np.float32]:
         """(N, D) -> (N,); the last batch is filled up, as a Memory has as many rows as it was made with."""
         energies = []
         for part in torch.from_numpy(candidates).to(device).split(SCORED_AT_ONCE):
@@ -159,6 +163,11 @@ def _landscape(path: Path, judge: Judge, loaded: LoadedWorld, scene: Scene, thou
                 energies.append(judge.judge(full, memory, origin)[: len(part), 0].float().cpu())
         return torch.cat(energies).numpy()
 
+    return score
+
+
+def _landscape(path: Path, score: ScoreFn, loaded: LoadedWorld, scene: Scene, thought: Thought, seed: int) -> None:
+    """The energy around the first predicted state's descent."""
     truth = None if scene.truth is None else scene.truth[0, 0].cpu().numpy()
     landscape = survey(score, thought.path[0].numpy(), truth, np.random.default_rng(seed))
     steps = range(thought.energies.shape[1])

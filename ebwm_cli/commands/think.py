@@ -1,0 +1,199 @@
+"""`ebwm think`: predict what happens next in one window, and show every step of the descent that led there.
+
+The window is the end of a clip, or one of the held-out windows of the set; its last states are kept back as truth.
+Works through `WorldModel` and, for the landscape, `Judge`; knows no kind.
+"""
+
+# T observed states, H horizon, K descent steps, D state size
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from ebwm_cli.data.store import Split
+from ebwm_cli.errors import DataError, UsageError
+from ebwm_cli.recipe.schema import ThinkSection
+from ebwm_cli.run.checkpoint import LoadedWorld, load_world
+from ebwm_cli.run.device import set_threads
+from ebwm_cli.run.held_out import held_out_set
+from ebwm_cli.run.measure import device_of
+from ebwm_cli.run.outputs import folder_beside, next_number
+from ebwm_cli.run.report import DescentRow, Notice, Report, ThinkReport
+from ebwm_cli.run.safe_write import replace_file
+from ebwm_cli.run.thought import Scene, Thought, think_about
+
+
+def think(
+    checkpoint: Path | None,
+    *,
+    steps: int | None = None,
+    samples: int | None = None,
+    stop: str | None = None,
+    input: Path | None = None,
+    data: Path | None = None,
+    index: int = 0,
+    horizon: int = 1,
+    out: Path | None = None,
+    device: str = "auto",
+    seed: int = 0,
+) -> Iterator[Report]:
+    """Yield notices, then one ThinkReport.
+
+    `steps`, `samples` and `stop` default to the recipe's. `input` is a clip, encoded with the checkpoint's own encoder;
+    without it, held-out window number `index` of the set is taken. Pictures and report.json go to `out`, by default to
+    a new folder in the run's think/, and nowhere where the checkpoint lies in no run. Raises UsageError, DataError,
+    CheckpointError.
+    """
+    began = time.perf_counter()
+    if horizon < 1:
+        raise UsageError("--horizon: there is at least one state to predict", "--horizon 1")
+    set_threads()
+    loaded = load_world(checkpoint, device=device)
+    budget = _budget(loaded.recipe.think, {"steps": steps, "samples": samples, "stop": stop})
+    scene = _from_clip(loaded, input, horizon) if input else _from_held_out(loaded, data, index, horizon)
+    if scene.truth is None:
+        yield Notice(notice=f"{scene.source} is too short to keep {horizon} states back: nothing to compare with")
+    thought = think_about(scene, loaded, budget, horizon, seed)
+    folder = out
+    if folder is None and (home := folder_beside(loaded.path, "think")):
+        folder = next_number(home)
+    files: list[Path] = []
+    if folder is not None:
+        from ebwm_cli.run.thought_files import write_thought
+
+        files = [*write_thought(folder, loaded, scene, thought, seed), folder / "report.json"]
+    report = _report(loaded, scene, thought, budget, files, time.perf_counter() - began)
+    if files:
+        replace_file(files[-1], report.model_dump_json(indent=2).encode() + b"\n")
+    yield report
+
+
+def _budget(habits: ThinkSection, asked: dict[str, Any]) -> ThinkSection:
+    """The recipe's think section with what was asked for put in. Raises UsageError."""
+    changes = {key: value for key, value in asked.items() if value is not None}
+    try:
+        return ThinkSection.model_validate({**habits.model_dump(), **changes})
+    except ValidationError as error:
+        problems = [f"--{each['loc'][0]}: {each['msg'][0].lower()}{each['msg'][1:]}" for each in error.errors()]
+        raise UsageError("; ".join(problems), "--steps 16 --samples 4 --stop energy") from None
+
+
+def _observed_length(context: int, horizon: int) -> int:
+    """States to remember so that they and the truth fill one window; at least half a context, for long horizons."""
+    return max(context + 1 - horizon, (context + 1) // 2, 1)
+
+
+def _from_held_out(loaded: LoadedWorld, data: Path | None, index: int, horizon: int) -> Scene:
+    """Window `index` of the test split of the set the checkpoint belongs to."""
+    prepared = held_out_set(loaded, data)
+    split = prepared.split("test")
+    length = _observed_length(loaded.spec.context, horizon)
+    starts = split.windows(length + horizon - 1)
+    if not len(starts):
+        raise DataError(
+            f"the test split of {prepared.path} holds no window of {length + horizon} states", "--horizon 1"
+        )
+    if not 0 <= index < len(starts):
+        raise UsageError(
+            f"--index {index}: the test split of {prepared.path} has {len(starts)} such windows, counted from 0",
+            f"--index {len(starts) - 1}",
+        )
+    first = int(starts[index])
+    states = torch.from_numpy(split.states[first : first + length + horizon].copy())[None]  # (1, T+H, D)
+    states = states.to(device_of(loaded))
+    where = _place(split, prepared.manifest, first)
+    return Scene(f"{prepared.path}, test window {index}{where}", states[:, :length], states[:, length:])
+
+
+def _place(split: Split, manifest: dict[str, Any], row: int) -> str:
+    """The clip and the time a row is from."""
+    clip = manifest["clips"][int(split.column("clip")[row])]
+    return f" ({clip['file']} from {float(split.column('time')[row]):.2f} s)"
+
+
+def _from_clip(loaded: LoadedWorld, clip: Path, horizon: int) -> Scene:
+    """The end of a clip, its last `horizon` states kept back where at least two remain."""
+    from ebwm_cli.data.video import encode_clip
+
+    states = torch.from_numpy(encode_clip(clip, loaded.encoder, loaded.data["sampling"]))[None]  # (1, N, D)
+    states = states.to(device_of(loaded))
+    count = states.shape[1]
+    if count < 2:
+        raise DataError(
+            f"{clip} gives {count} state{'s' * (count != 1)} at {loaded.data['interval']:g} s per state; at least two "
+            "are needed",
+            "--input a longer clip",
+        )
+    length = _observed_length(loaded.spec.context, horizon)
+    if count < horizon + 2:
+        return Scene(str(clip), states[:, -length:], None)
+    known = states[:, :-horizon]
+    return Scene(str(clip), known[:, -length:], states[:, -horizon:])
+
+
+def _report(
+    loaded: LoadedWorld, scene: Scene, thought: Thought, budget: ThinkSection, files: list[Path], seconds: float
+) -> ThinkReport:
+    errors, energies = thought.errors, thought.energies
+    copied = None
+    if scene.truth is not None:
+        copied = loaded.space.distance(scene.observed[:, -1:], scene.truth[:, :1]).item()
+    return ThinkReport(
+        checkpoint=str(loaded.path),
+        source=scene.source,
+        context=scene.observed.shape[1],
+        horizon=len(thought.states),
+        samples=budget.samples,
+        stop=budget.stop,
+        steps=budget.steps,
+        steps_used=thought.steps_used,
+        stopped=_stopped(budget, thought.steps_used),
+        energies=energies[0].tolist(),
+        energy_gap=(energies[0, 0] - energies[0, -1]).item(),
+        descent=_descent(thought),
+        position_energies=[*thought.context_energies.tolist(), *energies[:, -1].tolist()],
+        sample_energies=thought.sample_energies.tolist(),
+        error=None if errors is None else errors[0, -1].item(),
+        copy_last_error=copied,
+        rollout_errors=[] if errors is None else errors[:, -1].tolist(),
+        states=len(thought.states),
+        files=[str(file) for file in files],
+        seconds=seconds,
+    )
+
+
+def _descent(thought: Thought) -> list[DescentRow]:
+    """The descent table, averaged over the predicted states."""
+    energies = thought.energies.mean(0).tolist()  # K+1
+    moves = thought.moves.mean(0).tolist()  # K
+    errors = [None] * len(energies) if thought.errors is None else thought.errors.mean(0).tolist()
+    return [
+        DescentRow(
+            step=step,
+            energy=energy,
+            drop=energies[step - 1] - energy if step else 0.0,
+            move=moves[step - 1] if step else 0.0,
+            error=errors[step],
+        )
+        for step, energy in enumerate(energies)
+    ]
+
+
+def _stopped(budget: ThinkSection, used: list[int]) -> str:
+    """What stopping did, in words."""
+    if budget.stop == "fixed":
+        return f"all {budget.steps} steps were taken"
+    settled = [each for each in used if each < budget.steps]
+    if not settled:
+        return f"no energy had settled after {budget.steps} steps"
+    few, most = min(settled), max(settled)
+    spent = f"{few}" if few == most else f"{few} to {most}"
+    late = len(used) - len(settled)
+    rest = f"; {late} of {len(used)} states had not settled" if late else ""
+    return f"the energy settled after {spent} of {budget.steps} steps{rest}"

@@ -1,0 +1,262 @@
+"""`eval` against the same numbers computed window by window, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from small_set import CONTEXT, make_run, make_set, small_recipe
+
+from ebwm_cli.commands.evaluate import COPY_LAST, evaluate
+from ebwm_cli.data.store import PreparedSet, open_set
+from ebwm_cli.errors import CheckpointError, DataError, UsageError
+from ebwm_cli.recipe.schema import DescentSection, ThinkSection
+from ebwm_cli.run.checkpoint import LoadedWorld, load_world, save_model
+from ebwm_cli.run.measure import psnr
+from ebwm_cli.run.report import EvalReport, Notice
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """data/one and runs/first, a model of it."""
+    home = tmp_path_factory.mktemp("eval")
+    make_run(home / "runs" / "first", make_set(home / "data" / "one"))
+    return home
+
+
+@pytest.fixture
+def model(home: Path) -> Path:
+    return home / "runs" / "first" / "model.safetensors"
+
+
+def measured(checkpoint: Path, **options) -> EvalReport:
+    """The report at the end."""
+    options = {"steps": [1], "samples": [1], "rollout": 0, "device": "cpu", **options}
+    *notices, report = evaluate(checkpoint, **options)
+    assert isinstance(report, EvalReport)
+    assert all(isinstance(notice, Notice) for notice in notices)
+    return report
+
+
+def windows_of(prepared: PreparedSet) -> torch.Tensor:
+    """Test windows (W, C+1, D), cut by hand: one unbroken clip of 30 states, a window every CONTEXT states."""
+    states = prepared.split("test").states
+    starts = range(0, len(states) - CONTEXT, CONTEXT)
+    return torch.stack([torch.tensor(states[start : start + CONTEXT + 1]) for start in starts])
+
+
+def smooth_l1(x: torch.Tensor, y: torch.Tensor) -> np.ndarray:
+    """SmoothL1 with beta 1, averaged over the last dimension, written out."""
+    wrong = (x.double() - y.double()).abs()
+    return torch.where(wrong < 1, wrong**2 / 2, wrong - 0.5).mean(-1).numpy()
+
+
+def one_by_one(loaded: LoadedWorld, windows: torch.Tensor, think: ThinkSection):
+    """Predictions of single windows."""
+    for window in windows[:, :-1].split(1):
+        yield loaded.world.predict(loaded.world.observe(window), think, torch.Generator().manual_seed(0))
+
+
+# ---------------------------------------------------------------------------------------------- numbers
+
+
+def test_loss_is_that_of_windows_predicted_one_by_one(model: Path, home: Path) -> None:
+    prepared, loaded = open_set(home / "data" / "one"), load_world(model)
+    windows = windows_of(prepared)
+    predictions = list(one_by_one(loaded, windows, loaded.recipe.think))
+    predicted = torch.cat([each.state for each in predictions])
+    energies = torch.cat([each.energies[..., -1] for each in predictions]).numpy()
+    errors = smooth_l1(predicted, windows[:, 1:])
+    moves = (predicted - windows[:, :-1]).square().mean(-1).sqrt().numpy()
+
+    report = measured(model)
+    assert report.windows == len(windows) == 4
+    assert report.loss == pytest.approx(errors.mean(), rel=1e-5)
+    assert report.copy_last_loss == pytest.approx(smooth_l1(windows[:, :-1], windows[:, 1:]).mean(), rel=1e-5)
+    mean_state = torch.tensor(prepared.split("train").states.astype(np.float64).mean(0))
+    assert report.mean_loss == pytest.approx(smooth_l1(mean_state, windows[:, 1:]).mean(), rel=1e-5)
+    correlation = stats.spearmanr(energies.ravel(), errors.ravel()).statistic
+    assert report.energy_error_spearman == pytest.approx(correlation, abs=1e-9)
+    correlation = stats.spearmanr(moves.ravel(), errors.ravel()).statistic
+    assert report.move_error_spearman == pytest.approx(correlation, abs=1e-9)
+    assert report.partial_spearman is not None
+    assert report.params == sum(weight.numel() for weight in loaded.world.parameters())
+
+
+def test_rows_by_steps_spend_exactly_those_steps(model: Path) -> None:
+    report = measured(model, steps=[0, 1, 3])
+    assert [row.steps for row in report.by_steps] == [0, 1, 3]
+    assert report.by_steps[0].loss == pytest.approx(report.copy_last_loss)  # the start is the last state
+    assert report.by_steps[2].loss == report.loss  # the recipe's three steps
+    assert len({row.loss for row in report.by_steps}) == 3
+    assert all(row.seconds > 0 for row in report.by_steps)
+
+
+def test_rows_by_samples_choose_by_energy_average_and_pick_blindly(model: Path, home: Path) -> None:
+    loaded, windows = load_world(model), windows_of(open_set(home / "data" / "one"))
+    # All windows fit one batch, so that the draws are those of eval.
+    prediction = loaded.world.predict(
+        loaded.world.observe(windows[:, :-1]),
+        loaded.recipe.think.model_copy(update={"samples": 3}),
+        torch.Generator().manual_seed(0),
+    )
+    errors = np.stack([smooth_l1(prediction.sample_states[:, :, m], windows[:, 1:]) for m in range(3)], -1)
+    best = prediction.sample_energies.argmin(-1, keepdim=True).numpy()
+    expected = {
+        "energy": np.take_along_axis(errors, best, -1).mean(),
+        "mean": smooth_l1(prediction.sample_states.mean(2), windows[:, 1:]).mean(),
+        "random": errors.mean(),
+    }
+    report = measured(model, samples=[1, 3])
+    assert report.by_samples[0].model_dump() == {"samples": 1, "select": "energy", "loss": report.loss}
+    assert {row.select: row.loss for row in report.by_samples[1:]} == pytest.approx(expected, rel=1e-5)
+
+
+def test_rollout_equals_observing_everything_anew(model: Path, home: Path) -> None:
+    prepared, loaded = open_set(home / "data" / "one"), load_world(model)
+    windows, rng = windows_of(prepared), torch.Generator()
+    seen, truth = windows[:, :-3], windows[:, -3:]
+    report = measured(model, rollout=3)
+    for ahead, row in enumerate(report.rollout):
+        after = loaded.world.predict(loaded.world.observe(seen), loaded.recipe.think, rng, positions=1).state
+        seen = torch.cat([seen, after], 1)
+        assert row.horizon == ahead + 1
+        assert row.loss == pytest.approx(smooth_l1(after[:, 0], truth[:, ahead]).mean(), rel=1e-4)
+        assert row.copy_last_loss == pytest.approx(smooth_l1(windows[:, -4], truth[:, ahead]).mean(), rel=1e-5)
+        images = [prepared.encoder.decode(x.numpy()).astype(float) for x in (after[:, 0], truth[:, ahead])]
+        assert row.psnr == pytest.approx(20 * np.log10(255 / np.sqrt(((images[0] - images[1]) ** 2).mean())), abs=0.05)
+
+
+def test_rollout_is_at_most_half_the_context(model: Path) -> None:
+    *notices, report = evaluate(model, steps=[1], samples=[1], rollout=9, device="cpu")
+    assert isinstance(report, EvalReport)
+    assert len(report.rollout) == CONTEXT // 2
+    assert any("3 states, half the context" in str(notice) for notice in notices)
+
+
+def test_psnr() -> None:
+    assert psnr(255.0**2) == pytest.approx(0)
+    assert psnr(255.0**2 / 1000) == pytest.approx(30)
+    assert psnr(0.0) is None
+
+
+def test_differences_are_paired(model: Path, home: Path) -> None:
+    other = make_run(home / "runs" / "other", open_set(home / "data" / "one"), seed=1)
+    report, rival = measured(model, against=[model, other]), measured(other)
+    copy_last, itself, against = report.against
+    assert (copy_last.other, itself.other, against.other) == (COPY_LAST, str(model), str(other))
+    assert copy_last.mean == pytest.approx(report.loss - report.copy_last_loss)
+    assert (itself.mean, itself.ci95) == (0, (0, 0))
+    assert against.mean == pytest.approx(report.loss - rival.loss)
+    assert against.ci95[0] < against.mean < against.ci95[1]
+
+
+def test_energies_that_are_all_alike_have_no_correlation(home: Path) -> None:
+    prepared = open_set(home / "data" / "one")
+    recipe = small_recipe(descent=DescentSection(anchor=0.0))
+    file = make_run(home / "runs" / "flat", prepared, recipe=recipe)
+    weights = {name: torch.zeros_like(value) for name, value in load_world(file).world.state_dict().items()}
+    origin = {"recipe": recipe, "spec": prepared.spec, "encoder": prepared.encoder, "data": prepared.origin()}
+    save_model(file, weights, **origin, step=1)
+    report = measured(file)
+    assert report.energy_error_spearman is report.move_error_spearman is report.partial_spearman is None
+    assert report.loss == pytest.approx(report.copy_last_loss)
+
+
+def test_a_report_is_a_function_of_the_seed(model: Path) -> None:
+    def numbers(seed: int) -> dict:
+        report = measured(model, samples=[3], seed=seed).model_dump()
+        return {key: report[key] for key in ("loss", "by_samples", "against", "partial_spearman")}
+
+    assert numbers(1) == numbers(1)
+    assert numbers(1) != numbers(2)
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+def test_report_is_written_beside_the_run_and_nowhere_else(model: Path, tmp_path: Path) -> None:
+    report = measured(model)
+    assert [Path(file).name for file in report.files] == ["by_steps.png", "report.json"]
+    written = model.parent / "eval" / "report.json"
+    assert EvalReport.model_validate_json(written.read_bytes()) == report
+    assert (model.parent / "eval" / "by_steps.png").read_bytes().startswith(b"\x89PNG")
+
+    moved = tmp_path / "x.safetensors"
+    shutil.copy(model, moved)
+    assert measured(moved).files == []
+    assert list(tmp_path.iterdir()) == [moved]
+
+
+# ---------------------------------------------------------------------------------------------- sets
+
+
+def test_a_set_that_moved_is_found_by_its_fingerprint(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "x.safetensors"
+    prepared = make_set(tmp_path / "was" / "here")
+    make_run(tmp_path / "run", prepared)
+    shutil.copy(tmp_path / "run" / "model.safetensors", run)
+    (tmp_path / "data" / "broken").mkdir(parents=True)
+    make_set(tmp_path / "data" / "another", seed=5)
+    monkeypatch.chdir(tmp_path)
+    shutil.move(tmp_path / "was" / "here", tmp_path / "data" / "moved")
+    assert measured(run).data == "data/moved"
+    shutil.move(tmp_path / "data" / "moved", tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=r"neither at .*here nor below"):
+        measured(run)
+    assert measured(run, data=Path("elsewhere")).data == "elsewhere"
+
+
+def test_a_set_of_another_basis_is_refused_one_of_the_same_basis_is_not(
+    model: Path, home: Path, tmp_path: Path
+) -> None:
+    make_set(tmp_path / "foreign", seed=7)
+    with pytest.raises(DataError, match="another basis") as caught:
+        measured(model, data=tmp_path / "foreign")
+    assert "--input" in caught.value.hint
+    make_set(tmp_path / "sibling", seed=7, encoder=load_world(model).encoder)
+    assert measured(model, data=tmp_path / "sibling").windows == 4
+
+
+def test_a_changed_byte_in_the_set_is_found(model: Path, home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "data" / "one", tmp_path / "one")
+    arrow = next((tmp_path / "one" / "test").glob("*.arrow"))
+    content = bytearray(arrow.read_bytes())
+    content[len(content) // 2] ^= 1
+    arrow.write_bytes(content)
+    with pytest.raises(DataError, match="damaged"):
+        measured(model, data=tmp_path / "one")
+
+
+def test_checkpoints_of_other_sets_or_windows_are_not_compared(model: Path, home: Path, tmp_path: Path) -> None:
+    foreign = make_run(tmp_path / "foreign", make_set(tmp_path / "set", seed=3))
+    with pytest.raises(DataError) as caught:
+        measured(model, against=[foreign])
+    assert str(model) in caught.value.message
+    assert str(foreign) in caught.value.message
+    assert caught.value.exit_code == 4
+
+    prepared = open_set(home / "data" / "one")
+    prepared.spec = prepared.spec.model_copy(update={"context": 3})
+    short = make_run(tmp_path / "short", prepared)
+    with pytest.raises(CheckpointError, match="contexts of 6 states"):
+        measured(model, against=[short])
+
+
+@pytest.mark.parametrize("options", [{"steps": [-1]}, {"samples": [0]}, {"rollout": -1}])
+def test_budgets_that_mean_nothing_are_usage_errors(model: Path, options: dict) -> None:
+    with pytest.raises(UsageError) as caught:
+        measured(model, **options)
+    assert caught.value.hint
+
+
+def test_report_survives_json(model: Path) -> None:
+    report = measured(model, rollout=1)
+    assert EvalReport.model_validate(json.loads(report.model_dump_json())) == report
