@@ -107,7 +107,7 @@ def train(
     name, changes = recipe_words(words or [])
     recipe = load_recipe(name, changes if seed is None else [*changes, f"seed={seed}"])
     if plan:
-        show(_plan(recipe, data), View("document" if json else "", quiet, waiting="measuring a few steps"))
+        show(_plan(recipe, data, device), View("document" if json else "", quiet, waiting="measuring a few steps"))
         return
     run = _tour if recipe.tour else _train
     reports = run(recipe, data=data, out=out, fresh=fresh, device=device)
@@ -179,10 +179,10 @@ def _train(recipe: Recipe, *, data: Path | None, out: Path | None, fresh: bool, 
     yield from command.train(recipe, data=data, out=out, fresh=fresh, device=device)
 
 
-def _plan(recipe: Recipe, data: Path | None) -> Iterator[Report]:
+def _plan(recipe: Recipe, data: Path | None, device: str) -> Iterator[Report]:
     from ebwm_cli.commands import train as command
 
-    yield command.plan(recipe, data=data)
+    yield command.plan(recipe, data, device=device)
 
 
 def _tour(recipe: Recipe, *, data: Path | None, out: Path | None, fresh: bool, device: str) -> Iterator[Report]:

@@ -73,7 +73,7 @@ class Progress:
         speed = Text(f"{line.states_per_second:,.0f} states/s", QUIET)
         grid.add_row("step size", Text(number(line.step_size), VALUE), "", speed)
         if line.skipped:
-            grid.add_row("skipped", Text(f"{line.skipped:,}", BAD), Text("NaN or infinity", BAD), "")
+            grid.add_row("skipped", Text(f"{line.skipped:,}", BAD), "", Text("NaN or infinity", BAD))
         both = Table.grid(expand=True)
         both.add_row(self._bar(room, "step", line.step, line.steps, line.eta_seconds))
         both.add_row(grid)

@@ -37,7 +37,7 @@ def tail(path: str, width: int) -> str:
 
 def count(value: float) -> str:
     """1234 -> 1,234; 12345678 -> 12.3 M."""
-    for limit, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+    for limit, unit in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
         if value >= limit:
             return f"{value / limit:.3g} {unit}"
     return f"{value:,.0f}"

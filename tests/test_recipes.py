@@ -1,0 +1,57 @@
+"""Every shipped recipe parses, plans, and trains two steps."""
+
+import pytest
+from small_set import make_set
+
+from ebwm_cli.commands.train import plan, train
+from ebwm_cli.recipe.load import load_recipe, shipped_recipes
+from ebwm_cli.recipe.schema import StateSpec
+from ebwm_cli.run.report import TrainLine, TrainReport
+from ebwm_cli.world.build import cost
+
+HEAVY = 3e6
+"""Parameters from which a test keeps the recipe's form and shrinks its size."""
+
+# Published non-embedding parameters, in millions.
+PUBLISHED = {"xxs": 6.18, "xs": 12.4, "small": 48.8, "medium": 176, "large": 396, "xl": 708}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    return make_set(tmp_path_factory.mktemp("recipes") / "set").path
+
+
+def test_there_is_a_ladder_of_sizes():
+    sizes = [name.removeprefix("video_ebt_") for name in shipped_recipes() if name.startswith("video_ebt_")]
+    assert sorted(sizes) == sorted(["4xs", "3xs", *PUBLISHED])
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_it_plans_with_published_parameter_counts(name):
+    recipe = load_recipe(name, ["data.state_dim=128", "data.context=16"])
+    foreseen = plan(recipe)
+    assert foreseen.recipe == recipe.name
+    assert foreseen.flops_total == pytest.approx(foreseen.flops_per_step * recipe.train.steps)
+    published = PUBLISHED.get(name.rpartition("_")[2])
+    if published:
+        assert foreseen.params_non_embedding == pytest.approx(published * 1e6, rel=0.02)
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_it_trains_two_steps(name, prepared, tmp_path):
+    full = load_recipe(name)
+    batch = max(2, full.train.accumulate)
+    changes = ["train.steps=2", f"train.batch_size={batch}", "train.log_every=1"]
+    if cost(full, StateSpec(state_dim=8, context=6)).params > HEAVY:
+        changes += ["model.layers=2", f"model.width={4 * full.model.heads}"]
+    reports = list(train(load_recipe(name, changes), data=prepared, out=tmp_path / "run", device="cpu"))
+    lines = [report for report in reports if isinstance(report, TrainLine)]
+    assert [line.step for line in lines] == [1, 2]
+    assert isinstance(reports[-1], TrainReport)
+    assert reports[-1].skipped == 0
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+def test_the_published_form_is_without_anchor_and_free_steps():
+    descent = load_recipe("paper/video_ebt_s1_xxs").model.descent
+    assert (descent.anchor, descent.free_steps, descent.steps) == (0, (0, 0), 2)
