@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ebwm_cli import __version__
-from ebwm_cli.cli_words import ListCommand, VerbGroup, counts, interval_or_default, recipe_words, stop_or_none, told
+from ebwm_cli.cli_words import ListCommand, VerbGroup, counts, recipe_words, stop_or_none, told
 
 if TYPE_CHECKING:
     from ebwm_cli.recipe.schema import Recipe
@@ -60,7 +60,7 @@ def prepare_video(
     from ebwm_cli.console import View, show
 
     reports = prepare.prepare_video(
-        src, out, encoder=encoder, interval=interval_or_default(interval, every), every=every, size=size,
+        src, out, encoder=encoder, interval=interval, every=every, size=size,
         latent_dim=latent_dim, context=context, workers=workers,
     )  # fmt: skip
     show(reports, View("document" if json else "", quiet, verbose > 0, "looking for clips"))
@@ -77,7 +77,7 @@ def prepare_demo(
     from ebwm_cli.console import View, show
 
     reports = prepare.prepare_demo(
-        out, seed=seed, encoder=encoder, interval=interval_or_default(interval, every), every=every, size=size,
+        out, seed=seed, encoder=encoder, interval=interval, every=every, size=size,
         latent_dim=latent_dim, context=context, workers=workers,
     )  # fmt: skip
     show(reports, View("document" if json else "", quiet, verbose > 0, "rendering the demo"))

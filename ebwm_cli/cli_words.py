@@ -40,15 +40,6 @@ class ListCommand(TyperCommand):
         return super().parse_args(ctx, spread)
 
 
-def interval_or_default(interval: float | None, every: int | None) -> float | None:
-    """Seconds between states; None where frames are counted instead."""
-    if interval is not None and every is not None:
-        raise UsageError("--interval and --every are two ways to say the same", "leave one of them out")
-    if interval is not None and not 0 < interval < float("inf"):
-        raise UsageError(f"--interval must be above 0 seconds, not {interval}", "ebwm prepare video --interval 0.25")
-    return 0.25 if interval is None and every is None else interval
-
-
 def counts(option: str, words: list[str]) -> list[int]:
     """Whole numbers from 1 up, given as words, commas or both; sorted, each once."""
     parts = [part for word in words for part in word.split(",") if part]

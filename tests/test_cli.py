@@ -101,7 +101,7 @@ def test_options_arrive_as_typed(seen):
     assert run(["think", "--checkpoint", "x", "--steps", "16", "--stop", "energy", "--input", "a.mp4"]) == 0
     video, plain, thought = (options for _, _, options in seen)
     assert (video["every"], video["interval"], video["workers"]) == (2, None, 3)
-    assert (plain["every"], plain["interval"], plain["latent_dim"], plain["context"]) == (None, 0.25, 128, 16)
+    assert (plain["every"], plain["interval"], plain["latent_dim"], plain["context"]) == (None, None, 128, 16)
     assert (thought["steps"], thought["stop"], str(thought["input"])) == (16, "energy", "a.mp4")
 
 
@@ -138,8 +138,8 @@ def test_the_tour_prepares_once_trains_evaluates_and_thinks(seen, tmp_path, monk
         (["train", "a", "b"], "one recipe at a time", "ebwm train a"),
         (["think", "--stop", "never"], "--stop is fixed or energy", "ebwm think --stop energy"),
         (["prepare", "video", "--src", "x", "--every", "0"], "--every", "--help"),
-        (["prepare", "video", "--src", "x", "--every", "1", "--interval", "1"], "--interval and --every", "leave"),
-        (["prepare", "video", "--src", "x", "--interval", "-1"], "--interval must be above 0", "--interval 0.25"),
+        (["prepare", "video", "--src", "x", "--every", "1", "--interval", "1"], "--interval and --every", "--interval 0.25"),
+        (["prepare", "video", "--src", "x", "--interval", "-1"], "--interval must be", "--interval 0.25"),
         (["eval", "extra"], "unexpected extra argument", "ebwm eval --help"),
     ],
 )

@@ -195,9 +195,7 @@ class Recipe(Section):
                     f"recipe {self.name} says nothing of data.state_dim and data.context, and there is no prepared set",
                     "ebwm prepare demo, or add data.state_dim=128 data.context=16",
                 )
-            prepared = StateSpec(
-                modality=self.data.modality, state_dim=self.data.state_dim, context=self.data.context
-            )
+            prepared = StateSpec(modality=self.data.modality, state_dim=self.data.state_dim, context=self.data.context)
         if self.data.modality != prepared.modality:
             raise RecipeError(f"data.modality: the recipe is for {self.data.modality}, the set is {prepared.modality}")
         if self.data.state_dim not in (None, prepared.state_dim):
@@ -208,7 +206,7 @@ class Recipe(Section):
         context = self.data.context or prepared.context
         if context > prepared.context:
             raise RecipeError(
-                f"data.context: the recipe asks for {context} states, the prepared set's windows hold {prepared.context}",
+                f"data.context: the recipe asks for {context} states, the set's windows hold {prepared.context}",
                 f"ebwm prepare video --src DIR --context {context}, or data.context={prepared.context}",
             )
         if prepared.state_dim > self.model.width:
