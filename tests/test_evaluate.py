@@ -260,3 +260,14 @@ def test_budgets_that_mean_nothing_are_usage_errors(model: Path, options: dict) 
 def test_report_survives_json(model: Path) -> None:
     report = measured(model, rollout=1)
     assert EvalReport.model_validate(json.loads(report.model_dump_json())) == report
+
+
+def test_reports_name_the_run_not_the_link_that_led_there(
+    model: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    Path("runs/latest").symlink_to("first")
+    report = measured(Path("runs/latest/model.safetensors"))
+    assert report.checkpoint == "runs/first/model.safetensors"
+    assert report.data == "data/one"
+    assert report.files[-1] == "runs/first/eval/report.json"

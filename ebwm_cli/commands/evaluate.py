@@ -22,7 +22,7 @@ from ebwm_cli.run.checkpoint import LoadedWorld, load_world
 from ebwm_cli.run.device import set_threads
 from ebwm_cli.run.held_out import comparable, held_out_set
 from ebwm_cli.run.measure import Floats, Scores, constant_errors, predict_windows, psnr, roll_out_windows
-from ebwm_cli.run.outputs import folder_beside
+from ebwm_cli.run.outputs import folder_beside, shown
 from ebwm_cli.run.report import Difference, EvalReport, Notice, Report, RolloutRow, SamplesRow, StepsRow
 from ebwm_cli.run.safe_write import replace_file
 from ebwm_cli.run.statistics import paired_bootstrap, partial_spearman, spearman
@@ -61,7 +61,7 @@ def evaluate(
     windows = prepared.split(split)
     horizon = min(rollout, loaded.spec.context // 2)
     count = len(windows.windows(loaded.spec.context))
-    yield Notice(notice=f"{count} {split} windows of {prepared.path}, {loaded.spec.context} predictions each")
+    yield Notice(notice=f"{count} {split} windows of {shown(prepared.path)}, {loaded.spec.context} predictions each")
     if horizon < rollout:
         yield Notice(notice=f"rolling out {horizon} states, half the context of {loaded.spec.context}")
 
@@ -72,13 +72,13 @@ def evaluate(
     differences = [_difference(COPY_LAST, scores.errors, copied, seed)]
     for other in others:
         rival = predict_windows(other, windows, other.recipe.think, seed)
-        differences.append(_difference(str(other.path), scores.errors, rival.errors, seed))
+        differences.append(_difference(str(shown(other.path)), scores.errors, rival.errors, seed))
     folder = folder_beside(loaded.path, "eval")
     names = ["by_steps.png", "report.json"] if steps else ["report.json"]
     spent = cost(loaded.recipe, loaded.spec)
     report = EvalReport(
-        checkpoint=str(loaded.path),
-        data=str(prepared.path),
+        checkpoint=str(shown(loaded.path)),
+        data=str(shown(prepared.path)),
         split=split,
         windows=count,
         loss=float(scores.errors.mean()),

@@ -23,7 +23,7 @@ from ebwm_cli.run.checkpoint import LoadedWorld, load_world
 from ebwm_cli.run.device import set_threads
 from ebwm_cli.run.held_out import held_out_set
 from ebwm_cli.run.measure import device_of
-from ebwm_cli.run.outputs import folder_beside, next_number
+from ebwm_cli.run.outputs import folder_beside, next_number, shown
 from ebwm_cli.run.report import DescentRow, Notice, Report, ThinkReport
 from ebwm_cli.run.safe_write import replace_file
 from ebwm_cli.run.thought import Scene, Thought, think_about
@@ -108,7 +108,7 @@ def _from_held_out(loaded: LoadedWorld, data: Path | None, index: int, horizon: 
     states = torch.from_numpy(split.states[first : first + length + horizon].copy())[None]  # (1, T+H, D)
     states = states.to(device_of(loaded))
     where = _place(split, prepared.manifest, first)
-    return Scene(f"{prepared.path}, test window {index}{where}", states[:, :length], states[:, length:])
+    return Scene(f"{shown(prepared.path)}, test window {index}{where}", states[:, :length], states[:, length:])
 
 
 def _place(split: Split, manifest: dict[str, Any], row: int) -> str:
@@ -145,7 +145,7 @@ def _report(
     if scene.truth is not None:
         copied = loaded.space.distance(scene.observed[:, -1:], scene.truth[:, :1]).item()
     return ThinkReport(
-        checkpoint=str(loaded.path),
+        checkpoint=str(shown(loaded.path)),
         source=scene.source,
         context=scene.observed.shape[1],
         horizon=len(thought.states),

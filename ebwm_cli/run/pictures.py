@@ -179,11 +179,11 @@ def _draw_panels(
 def _number_steps(axes: Axes, landscape: Landscape) -> None:
     """Write step numbers beside the path, as many as have room."""
     room = 0.045 * (landscape.u[-1] - landscape.u[0])
-    last = landscape.path[0]
+    taken = [landscape.path[0], landscape.path[-1]]
     for step, place in enumerate(landscape.path[1:-1], start=1):
-        if min(np.linalg.norm(place - last), np.linalg.norm(place - landscape.path[-1])) < room:
+        if min(np.linalg.norm(place - each) for each in taken) < room:
             continue
-        last = place
+        taken.append(place)
         style = {"color": "white", "fontsize": 8, "ha": "center"}
         axes.annotate(str(step), (place[0], place[1]), (0, 7), textcoords="offset points", **style)
 
