@@ -66,11 +66,11 @@ def refusal(path: Path, root: Path) -> str | None:
         return f"cannot be read: {error.strerror}"
     if not head:
         return "empty file"
-    return None if _container(head) else "no video container (unknown first bytes)"
+    return None if container_of(head) else "no video container (unknown first bytes)"
 
 
-def _container(head: bytes) -> str | None:
-    """The kind of container that the first bytes announce."""
+def container_of(head: bytes) -> str | None:
+    """FFmpeg's name of the kind of container that a file's first bytes announce, or None."""
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"):
         return "mov"
     if head[:4] == b"RIFF" and head[8:11] == b"AVI":

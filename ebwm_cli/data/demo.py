@@ -1,0 +1,132 @@
+"""The built-in clips: balls of many sizes, masses and colours colliding in boxes, some under gravity, as mp4 files.
+
+Everything about a clip follows from (seed, number). Heavy balls carry a dark core, walls are drawn as thick as they
+are. It must not know what becomes of the clips.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from ebwm_cli.data.balls import Balls
+
+CLIP_COUNT = 96
+SECONDS = 20.0
+RATE = 16
+"""Frames per second."""
+SIDE = 64
+"""Pixels."""
+SPEED = (0.2, 0.5)
+"""Box sides per second."""
+GRAVITY = 0.5
+"""Box sides per second squared, in one clip of three."""
+CENTRE = (np.arange(SIDE) + 0.5) / SIDE
+"""Of the pixels, in box sides."""
+HEAVY = 4.0
+"""Density of balls with a dark core; the others' is 1."""
+
+
+def render_demo(folder: Path, count: int, seed: int, workers: int = 1) -> int:
+    """Put `count` clips into `folder`, rendering those that aren't there; clips of other seeds go. Returns how many
+    were rendered.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    names = {f"balls_{seed}_{number:03d}.mp4": number for number in range(count)}
+    for path in [*folder.glob("balls_*.mp4"), *folder.glob(".balls_*")]:
+        if path.name not in names:
+            path.unlink()
+    missing = [(folder / name, number) for name, number in names.items() if not (folder / name).exists()]
+    with ThreadPoolExecutor(max(1, workers)) as threads:
+        list(threads.map(lambda each: render_clip(each[0], seed, each[1]), missing))
+    return len(missing)
+
+
+def render_clip(path: Path, seed: int, number: int, seconds: float = SECONDS) -> None:
+    """Render one clip to `path`, whole or not at all."""
+    rng = np.random.default_rng([seed, number])
+    balls, colours, background, wall = draw_world(rng, gravity=number % 3 == 0)
+    room = paint_room(balls, background, wall)
+    frames = [paint(at, balls, colours, background, room) for at in balls.frames(round(seconds * RATE), RATE)]
+    aside = path.with_name(f".{path.name}")
+    _encode(aside, frames)
+    os.replace(aside, path)
+
+
+def draw_world(
+    rng: np.random.Generator, gravity: bool
+) -> tuple[Balls, list[tuple[int, int, int]], np.ndarray, np.ndarray]:
+    """Two to four balls that don't overlap, their colours, and the colours (3,) of background and walls."""
+    low, high = rng.uniform(0.03, 0.12, 2), 1.0 - rng.uniform(0.03, 0.12, 2)
+    count = int(rng.integers(2, 5))
+    position, radius = np.empty((0, 2)), np.empty(0)
+    while len(radius) < count:
+        r = rng.uniform(0.08, 0.15)
+        at = rng.uniform(low + r, high - r)
+        if np.all(np.linalg.norm(position - at, axis=1) > radius + r + 0.01):
+            position, radius = np.vstack([position, at]), np.append(radius, r)
+    density = np.where(rng.random(count) < 0.35, HEAVY, 1.0)
+    angle, speed = rng.uniform(0, 2 * np.pi, count), rng.uniform(*SPEED, count)
+    velocity = speed[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    pull = np.array([0.0, GRAVITY if gravity else 0.0])
+    balls = Balls(position, velocity, radius, density * radius**2, low, high, pull)
+    first = rng.random()
+    colours = [_colour((first + k / count) % 1.0, 0.75, 1.0) for k in range(count)]
+    background = np.array(_colour(rng.random(), 0.25, 0.14), np.float32)
+    return balls, colours, background, background + 60.0
+
+
+def paint_room(balls: Balls, background: np.ndarray, wall: np.ndarray) -> np.ndarray:
+    """The empty box, (SIDE, SIDE, 3) float32."""
+    inside = [_cover(CENTRE - balls.low[axis]) * _cover(balls.high[axis] - CENTRE) for axis in (0, 1)]
+    room = (inside[1][:, None] * inside[0][None, :])[..., None]  # (SIDE, SIDE, 1), rows are y
+    return (wall + room * (background - wall)).astype(np.float32)
+
+
+def paint(
+    position: np.ndarray,
+    balls: Balls,
+    colours: Sequence[tuple[int, int, int]],
+    background: np.ndarray,
+    room: np.ndarray,
+) -> np.ndarray:
+    """One frame (SIDE, SIDE, 3) uint8; the edge of every shape is blended by the share of the pixel it covers."""
+    picture = room.copy()
+    for at, radius, mass, colour in zip(position, balls.radius, balls.mass, colours, strict=True):
+        left, top = np.floor((at - radius) * SIDE).astype(int) - 1
+        right, bottom = np.ceil((at + radius) * SIDE).astype(int) + 1
+        part = picture[top:bottom, left:right]
+        away = np.sqrt((CENTRE[None, left:right] - at[0]) ** 2 + (CENTRE[top:bottom, None] - at[1]) ** 2)
+        part += _cover(radius - away)[..., None] * (np.array(colour, np.float32) - part)
+        if mass > radius**2 * 1.5:
+            part += _cover(radius / 2 - away)[..., None] * (background - part)
+    return np.rint(picture).astype(np.uint8)
+
+
+def _cover(depth: np.ndarray) -> np.ndarray:
+    """Share of a pixel that lies inside an edge, given how deep its centre does, in box sides."""
+    return np.minimum(np.maximum(depth * SIDE + 0.5, 0.0), 1.0)
+
+
+def _colour(hue: float, saturation: float, value: float) -> tuple[int, int, int]:
+    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def _encode(path: Path, frames: Sequence[np.ndarray]) -> None:
+    import av
+
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(RATE))
+        stream.width, stream.height, stream.pix_fmt = SIDE, SIDE, "yuv420p"
+        stream.codec_context.thread_count = 1
+        stream.options = {"crf": "18", "preset": "veryfast", "g": "64"}
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
