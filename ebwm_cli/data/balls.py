@@ -57,11 +57,9 @@ class Balls:
         radius, low, high = self.radius.tolist(), self.low.tolist(), self.high.tolist()
         for i in range(len(x)):
             for axis in (0, 1):
-                for wall, side in (
-                    (float(self.low[axis]) + radius[i], -1.0),
-                    (float(self.high[axis]) - radius[i], 1.0),
-                ):
-                    wait = _time_to(side * (wall - x[i][axis]), side * v[i][axis], side * g[axis])
+                for wall, side in ((low[axis], -1.0), (high[axis], 1.0)):
+                    gap = side * (wall - x[i][axis]) - radius[i]
+                    wait = _time_to(gap, side * v[i][axis], side * g[axis])
                     if wait < best:
                         best, event = wait, (i, -1, axis)
             for j in range(i):

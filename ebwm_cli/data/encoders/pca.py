@@ -7,7 +7,7 @@ orthonormal, so `decode` is its transpose. It must not know where frames come fr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from ebwm_cli.errors import DataError
 
 CENTRE = 128  # pixels are taken as integers in [-128, 127], so that float32 sums of 1024 products are exact
 BLOCK = 1024
+LANCZOS_FROM = 1024
 RANK_TOLERANCE = 1e-10  # of the largest eigenvalue
 
 
@@ -114,17 +115,30 @@ def _solve_covariance(chunks: Iterable[np.ndarray], pixels: int, latent_dim: int
     """Mean (P,), leading eigenvalues (D,) falling, eigenvectors (P, D), total variance; from one pass."""
     moment = np.zeros((pixels, pixels))
     total, count = np.zeros(pixels), 0
-    for chunk in chunks:
-        flat = np.asarray(chunk).reshape(-1, pixels)
-        for first in range(0, len(flat), BLOCK):
-            block = flat[first : first + BLOCK].astype(np.float32) - CENTRE  # integers
-            moment += block.T @ block  # each entry an exact integer below 2**24
-            total += block.sum(axis=0, dtype=np.float64)
-            count += len(block)
+    for frames in _blocks(chunks, pixels):
+        block = frames.astype(np.float32) - CENTRE  # integers
+        moment += block.T @ block  # each entry an exact integer, at most 2**24
+        total += block.sum(axis=0, dtype=np.float64)
+        count += len(block)
     mean = total / count
     covariance = moment / count - np.outer(mean, mean)
     values, vectors = _leading(covariance, latent_dim)
     return mean + CENTRE, values, vectors, np.trace(covariance)
+
+
+def _blocks(chunks: Iterable[np.ndarray], pixels: int) -> Iterator[np.ndarray]:
+    """The same frames as (n, P) uint8, BLOCK at a time."""
+    waiting: list[np.ndarray] = []
+    for chunk in chunks:
+        waiting.append(np.asarray(chunk).reshape(-1, pixels))
+        if sum(map(len, waiting)) >= BLOCK:
+            frames = np.concatenate(waiting)
+            whole = len(frames) // BLOCK * BLOCK
+            yield from frames[:whole].reshape(-1, BLOCK, pixels)
+            waiting = [frames[whole:]]
+    rest = np.concatenate(waiting) if waiting else np.empty((0, pixels), np.uint8)
+    if len(rest):
+        yield rest
 
 
 def _solve_gram(frames: np.ndarray, latent_dim: int) -> tuple[np.ndarray, ...]:
@@ -144,9 +158,18 @@ def _solve_gram(frames: np.ndarray, latent_dim: int) -> tuple[np.ndarray, ...]:
 
 
 def _leading(matrix: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `wanted` largest eigenvalues of a symmetric matrix, falling, and their vectors as columns."""
+    """The `wanted` largest eigenvalues of a symmetric matrix, falling, and their vectors as columns.
+
+    Where few of many are wanted: Lanczos to machine precision from a fixed start, the same numbers several times sooner.
+    """
+    side = len(matrix)
+    if side >= LANCZOS_FROM and wanted * 8 <= side:
+        from scipy.sparse.linalg import eigsh
+
+        values, vectors = eigsh(matrix, k=wanted, which="LA", v0=np.ones(side), tol=0)
+        order = np.argsort(-values, kind="stable")
+        return np.maximum(values[order], 0.0), vectors[:, order]
     from scipy.linalg import eigh
 
-    side = len(matrix)
     values, vectors = eigh(matrix, subset_by_index=(max(0, side - wanted), side - 1), driver="evr")
     return np.maximum(values[::-1], 0.0), vectors[:, ::-1]
