@@ -36,14 +36,14 @@ def train(
     data: Path | None = None,
     out: Path | None = None,
     *,
-    resume: bool = True,
+    fresh: bool = False,
     device: str = "auto",
     threads: int | None = None,
 ) -> Iterator[Report]:
     """Yield notices, TrainLines and ValidationLines, then one TrainReport.
 
     `data` is a prepared set (None: the only one below ./data). `out` is the run folder; without it the newest run of
-    the very same recipe and set goes on, or a new one begins below ./runs. `resume=False` starts over. Raises
+    the very same recipe and set goes on, or a new one begins below ./runs. `fresh` starts over. Raises
     StoppedAndSaved or Interrupted after saving, DivergedError, RecipeError, DataError, CheckpointError, ResourceError.
     """
     set_threads(threads)
@@ -52,9 +52,9 @@ def train(
     origin = {**prepared.origin(), "path": str(prepared.path.resolve())}
     trainer = Trainer(recipe, prepared, where)
     with _explained(out or Path(RUNS)):
-        folder = choose_folder(recipe, origin, out, fresh=not resume)
+        folder = choose_folder(recipe, origin, out, fresh=fresh)
     with folder.held(), _explained(folder.path, folder.checkpoints), StopRequests() as stop:
-        if not resume:
+        if fresh:
             folder.clear()
         changes = folder.refuse_changes(recipe, origin) if folder.is_begun() else []
         report = folder.report()
@@ -181,4 +181,7 @@ def _explained(path: Path, checkpoints: Path | None = None) -> Iterator[None]:
     except DivergedError as error:
         steps = saved_steps(checkpoints) if checkpoints else []
         last = str(step_folder(checkpoints, steps[-1])) if checkpoints and steps else "none was saved yet"
-        raise DivergedError(error.message, f"{error.hint}; last good checkpoint: {last}") from error
+        raise DivergedError(
+            error.message,
+            f"go on more carefully with --out {path} {error.hint}; last good checkpoint: {last}",
+        ) from error

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from ebwm_cli import __version__
 from ebwm_cli.data.encoders import Encoder, load_encoder
-from ebwm_cli.errors import CheckpointError
+from ebwm_cli.errors import CheckpointError, DataError
 from ebwm_cli.model.state_space import LatentSpace
 from ebwm_cli.recipe.schema import Recipe, StateSpec
 from ebwm_cli.run.device import resolve_device
-from ebwm_cli.run.folder import MODEL_FILE
+from ebwm_cli.run.folder import LATEST, MODEL_FILE, RUNS
 from ebwm_cli.run.safe_write import follow, replace_file
 from ebwm_cli.run.tensor_file import pack, unpack
 from ebwm_cli.world.build import build_world
@@ -59,7 +59,9 @@ def resolve_checkpoint(path: Path | None = None) -> Path:
 
     Raises CheckpointError where there is none, or where it is a pickle.
     """
-    asked = follow(Path("runs/latest") if path is None else Path(path))
+    asked = Path(RUNS) / LATEST if path is None else Path(path)
+    if asked.name == LATEST:
+        asked = follow(asked)
     if asked.suffix.lower() in PICKLED:
         raise CheckpointError(
             f"{asked} is a pickle, which can run code when opened; only .safetensors files are read",
@@ -120,7 +122,7 @@ def load_world(path: Path | str | None, device: str | torch.device = "cpu") -> L
             world = build_world(recipe.model, spec)
         world.load_state_dict(weights)
         encoder = load_encoder(config, {n: t.numpy().copy() for n, t in _below("encoder.", tensors).items()})
-    except (ValidationError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (DataError, ValidationError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"{file} holds no world that this version can build: {error}") from error
     world = world.to(resolve_device(device) if isinstance(device, str) else device).eval()
     return LoadedWorld(world, recipe, world.space, spec, encoder, data, file, step)

@@ -100,10 +100,10 @@ class RunFolder:
 
     def begin(self, recipe: Recipe, data: Mapping[str, Any]) -> None:
         """Write down whose folder this is; what was aside or finished is no more."""
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
         sweep([self.path, self.checkpoints])
         replace_file(self._identity_file, json.dumps({"tool": __version__, "data": dict(data)}, indent=2).encode())
         replace_file(self.recipe_file, dump_yaml(recipe).encode())
+        self.checkpoints.mkdir(exist_ok=True)
         remove(self._report_file)
 
     def finish(self, report: TrainReport) -> None:

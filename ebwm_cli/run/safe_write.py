@@ -102,8 +102,8 @@ def point(link: Path, target: Path, aside: Path) -> None:
 
 
 def follow(link: Path) -> Path:
-    """Where `point` pointed: `link` itself if it is a symbolic link or none of ours."""
-    if link.is_symlink() or not link.is_file() or link.stat().st_size > 4096:
+    """Where the link that `point` made leads: itself where it is a symbolic link, or isn't there."""
+    if link.is_symlink() or not link.is_file():
         return link
     return link.parent / link.read_text(encoding="utf-8", errors="replace")
 

@@ -119,7 +119,7 @@ class Trainer:
             raise DivergedError(
                 f"loss or gradient was not finite in {progress.skipped_in_a_row} updates in a row, up to step "
                 f"{progress.step}",
-                f"train.learning_rate={train.learning_rate / 3:.2g} goes on more carefully",
+                f"train.learning_rate={train.learning_rate / 3:.2g}",
             )
         return update
 
@@ -165,7 +165,7 @@ class Trainer:
         if best:
             progress.best_step, progress.best_loss = progress.step, score.loss
         if self.finished and progress.best_step is None:
-            raise DivergedError("no validation gave a finite loss", "model.descent.step_size=0.1, or think.steps=1")
+            raise DivergedError("no validation gave a finite loss", "think.steps=1")
         return ValidationLine(
             step=progress.step,
             val_loss=score.loss,
