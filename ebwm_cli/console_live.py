@@ -18,6 +18,7 @@ class Progress:
 
     def __init__(self, waiting: str) -> None:
         self._spinner = Spinner("dots", Text(f" {waiting}", QUIET), style=LABEL)
+        self._encoding = Spinner("dots", Text(" all decoded, encoding and writing", QUIET), style=LABEL)
         self.reset()
 
     def reset(self) -> None:
@@ -82,9 +83,12 @@ class Progress:
     def _preparing(self, room: int, clip: ClipReport) -> RenderableType:
         both = Table.grid(expand=True)
         both.add_row(self._bar(room, "clip", clip.done, clip.total, clip.eta_seconds))
-        line = Text(no_wrap=True, overflow="ellipsis")
-        line.append(f"{clip.frames_per_second:,.0f} frames/s  ", QUIET).append(safe(clip.clip), VALUE)
-        both.add_row(line)
+        if clip.done < clip.total:
+            line = Text(no_wrap=True, overflow="ellipsis")
+            line.append(f"{clip.frames_per_second:,.0f} frames/s  ", QUIET).append(safe(clip.clip), VALUE)
+            both.add_row(line)
+        else:
+            both.add_row(self._encoding)
         for aside in self._aside[-3:]:
             note = Text(f"set aside  {safe(aside.clip)}: {safe(aside.reason or '')}", BAD)
             note.no_wrap, note.overflow = True, "ellipsis"

@@ -146,6 +146,8 @@ def _train(report: TrainReport) -> RenderableType:
 @render.register
 def _eval(report: EvalReport) -> RenderableType:
     facts = Facts()
+    facts.add("model", Text(safe(report.checkpoint)))
+    facts.add("held-out set", Text(f"{safe(report.data)} ({report.split})"))
     facts.add("held-out loss", number(report.loss), f"{report.steps} descent steps, {report.windows:,} windows")
     copied = Text(number(report.copy_last_loss), QUIET)
     facts.add("copying the last", copied, against(report.loss, report.copy_last_loss))
@@ -171,8 +173,7 @@ def _eval(report: EvalReport) -> RenderableType:
     wrote = Text(f"{duration(report.seconds)}", QUIET)
     for file in report.files:
         wrote.append(f"\n{safe(file)}", LABEL)
-    where = f"{safe(report.checkpoint)} on {safe(report.data)} ({report.split})"
-    return Group(facts.panel(f"eval · {where}"), *[Group("", part) for part in parts], "", wrote)
+    return Group(facts.panel("eval"), *[Group("", part) for part in parts], "", wrote)
 
 
 def _by_steps(report: EvalReport) -> Table:

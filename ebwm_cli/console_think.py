@@ -15,6 +15,7 @@ MAX_ROWS = 20
 @render.register
 def _think(report: ThinkReport) -> RenderableType:
     facts = Facts()
+    facts.add("after", Text(f"{report.context} states of {safe(report.source)}"))
     fell = report.energy_gap > 0
     ends = f"{number(report.energies[0])} → {number(report.energies[-1])}" if report.energies else "–"
     line = Text(f"{sparkline(report.energies, 24)}  ", GOOD if fell else BAD).append(ends, "bold")
@@ -37,7 +38,7 @@ def _think(report: ThinkReport) -> RenderableType:
         Text(f"\n{safe(file)}", LABEL) if not i else Text(safe(file), LABEL) for i, file in enumerate(report.files)
     ]
     ahead = "the next state" if report.horizon == 1 else f"the next {report.horizon:,} states"
-    title = f"think · {ahead} after {report.context} of {safe(report.source)}"
+    title = f"think · {ahead}"
     took = Text(f"\n{duration(report.seconds)}  {safe(report.checkpoint)}", QUIET)
     return Group(_descent(report), "", facts.panel(title, *below, took))
 
