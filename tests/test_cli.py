@@ -138,7 +138,11 @@ def test_the_tour_prepares_once_trains_evaluates_and_thinks(seen, tmp_path, monk
         (["train", "a", "b"], "one recipe at a time", "ebwm train a"),
         (["think", "--stop", "never"], "--stop is fixed or energy", "ebwm think --stop energy"),
         (["prepare", "video", "--src", "x", "--every", "0"], "--every", "--help"),
-        (["prepare", "video", "--src", "x", "--every", "1", "--interval", "1"], "--interval and --every", "--interval 0.25"),
+        (
+            ["prepare", "video", "--src", "x", "--every", "1", "--interval", "1"],
+            "--interval and --every",
+            "--interval 0.25",
+        ),
         (["prepare", "video", "--src", "x", "--interval", "-1"], "--interval must be", "--interval 0.25"),
         (["eval", "extra"], "unexpected extra argument", "ebwm eval --help"),
     ],
