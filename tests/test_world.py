@@ -116,6 +116,16 @@ def test_every_start_trains_and_predicts(start):
         assert torch.equal(origin, expected[start])  # an untrained forecast is the last state
 
 
+def test_context_noise_is_read_by_the_network_and_not_by_the_start():
+    noisy = world_of(context_noise=0.5)
+    origins = []
+    keep = noisy.space.start
+    noisy.space.start = lambda states, hidden, rng: origins.append(states) or keep(states, hidden, rng)
+    loss, _ = noisy.loss(windows(), rng())
+    assert torch.equal(origins[0], windows()[:, :-1])
+    assert abs(loss.item() - world_of().loss(windows(), rng())[0].item()) > 1e-5
+
+
 def test_the_forecast_loss_is_added_and_the_descent_does_not_train_it():
     world = world_of(start="forecast")
     states = windows()

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ebwm_cli.data.mixing import mix_windows
 from ebwm_cli.data.store import Split
 from ebwm_cli.errors import DataError
 
@@ -43,14 +44,17 @@ class Loader:
     without a seam, so that every window is still seen equally often.
     """
 
-    def __init__(self, split: Split, batch_size: int, seed: int, context: int | None = None) -> None:
-        """`context` states of context per window, at most the set's (None: the set's). Raises DataError where the
-        split holds no such window."""
+    def __init__(
+        self, split: Split, batch_size: int, seed: int, context: int | None = None, *, mix: bool = False
+    ) -> None:
+        """`context` states of context per window, at most the set's (None: the set's); `mix` windows in pairs. Raises
+        DataError where the split holds no such window."""
         self.context = split.context if context is None else context
         self.starts = _some_windows(split, self.context)  # (W,) first row of each window
         self.states = split.states
         self.batch_size = batch_size
         self.seed = seed
+        self.mix = mix
         self._epoch = -1
         self._permutation = np.empty(0, np.int64)
 
@@ -78,7 +82,9 @@ class Loader:
 
     def batch(self, step: int) -> Batch:
         """The batch of global step `step`, counted from 0."""
-        return _gather(self.states, self.starts, self.order(step), self.context)
+        ids = self.order(step)
+        states = _gather(self.states, self.starts, ids, self.context)
+        return _batch(mix_windows(states, self.seed, step) if self.mix else states, ids)
 
     @staticmethod
     def sequential(split: Split, batch_size: int, context: int | None = None) -> Iterator[Batch]:
@@ -86,7 +92,8 @@ class Loader:
         context = split.context if context is None else context
         starts = _some_windows(split, context)
         for first in range(0, len(starts), batch_size):
-            yield _gather(split.states, starts, np.arange(first, min(first + batch_size, len(starts))), context)
+            ids = np.arange(first, min(first + batch_size, len(starts)))
+            yield _batch(_gather(split.states, starts, ids, context), ids)
 
     def _permuted(self, epoch: int) -> np.ndarray:
         if epoch != self._epoch:
@@ -105,6 +112,9 @@ def _some_windows(split: Split, context: int) -> np.ndarray:
     return starts
 
 
-def _gather(states: np.ndarray, starts: np.ndarray, ids: np.ndarray, context: int) -> Batch:
-    rows = starts[ids][:, None] + np.arange(context + 1)  # (B, C+1)
-    return Batch(torch.from_numpy(states[rows]), torch.from_numpy(ids.copy()))
+def _gather(states: np.ndarray, starts: np.ndarray, ids: np.ndarray, context: int) -> np.ndarray:
+    return states[starts[ids][:, None] + np.arange(context + 1)]  # (B, C+1, D), a copy
+
+
+def _batch(states: np.ndarray, ids: np.ndarray) -> Batch:
+    return Batch(torch.from_numpy(states), torch.from_numpy(ids.copy()))

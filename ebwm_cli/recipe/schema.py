@@ -42,6 +42,9 @@ class DataSection(Section):
     """States of context per training window; None takes the prepared set's. May be shorter than the set's."""
     state_dim: Count | None = None
     """Numbers per state the recipe is made for; None takes the prepared set's. `--plan` without a set needs it."""
+    mix: bool = False
+    """Training only: each window is a random rotation of two, cos(theta) * a + sin(theta) * b. For states that are linear
+    in what they encode, as principal components are; small sets are then not learned by heart."""
 
 
 class DescentSection(Section):
@@ -99,6 +102,9 @@ class EbtSection(Section):
     """The candidate before step 0."""
     start_noise: NonNegative = 0.0
     """Training only: std of the Gaussian added to the start, in state units."""
+    context_noise: NonNegative = 0.0
+    """Training only: std of the Gaussian added to the observed states the network reads, in state units; the start stays
+    clean. It keeps small sets from being learned by heart."""
     descent: DescentSection = DescentSection()
 
     @model_validator(mode="after")

@@ -61,7 +61,9 @@ class Trainer:
         self.recipe = recipe
         self.device = device
         self.spec = recipe.state_spec(prepared.spec)
-        self.loader = Loader(prepared.split("train"), recipe.train.batch_size, recipe.seed, self.spec.context)
+        self.loader = Loader(
+            prepared.split("train"), recipe.train.batch_size, recipe.seed, self.spec.context, mix=recipe.data.mix
+        )
         self.held_out = HeldOutWindows(prepared.split("val"), self.spec.context, recipe.train.validate_windows, device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)

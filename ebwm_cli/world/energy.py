@@ -81,7 +81,10 @@ class EnergyWorld(nn.Module):
         keys and values add up, and one backward pass through the context ends it.
         """
         rules, context, target = self.model.descent, states[:, :-1], states[:, 1:]
-        memory = self.observe(context)
+        read = context
+        if self.model.context_noise:
+            read = context + self.model.context_noise * gaussian(context.shape, rng, context)
+        memory = self.observe(read)
         running = RunningLoss()
         running.watch([*self.network.parameters(), *self.space.candidate_in.parameters()])
         step_size = running.cut(self.step_size)
