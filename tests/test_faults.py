@@ -56,7 +56,7 @@ def test_each_call_that_can_fail_leaves_the_last_good_checkpoint(name, tmp_path,
         with monkeypatch.context() as patched:
             patched.setattr(safe_write, name, failing)
             with contextlib.suppress(OSError):
-                write_state(checkpoints, 10, state_of(10))
+                write_state(checkpoints, 10, state_of(10), lambda at=checkpoints: prune(at, keep=1, best_step=None))
                 prune(checkpoints, keep=1, best_step=None)
         state, damaged = newest_whole(checkpoints)
         assert state is not None

@@ -151,6 +151,22 @@ def test_the_model_is_that_of_the_best_validation_and_its_checkpoint_is_kept(dat
     assert saved_steps(tmp_path / "run/checkpoints") == [12, 36]
 
 
+def test_there_are_never_more_checkpoints_than_kept_and_the_best(data, tmp_path, monkeypatch):
+    from ebwm_cli.run import safe_write
+
+    scores([1.0, *[2.0] * 20], monkeypatch)
+    rename, checkpoints, counts = safe_write.rename, tmp_path / "run/checkpoints", []
+
+    def counted(source, target):
+        rename(source, target)
+        counts.append(len(saved_steps(checkpoints)))
+
+    monkeypatch.setattr(safe_write, "rename", counted)
+    finish(short_recipe(steps=40, keep=2), data, tmp_path / "run")
+    assert max(counts) == 3
+    assert saved_steps(checkpoints) == [6, 35, 40]
+
+
 def test_patience_ends_a_training_that_gets_no_better(data, tmp_path, monkeypatch):
     scores([3.0, 1.0, 2.0, 1.0, 0.5], monkeypatch)
     report, _ = finish(short_recipe(steps=60, patience=2), data, tmp_path / "run")

@@ -29,6 +29,7 @@ class Keeper:
         self._data = data
         self._encoder = encoder
         self._saved: int | None = None
+        self._kept_best: int | None = None
         self._damaged: set[int] = set()
         self._is_latest = False
 
@@ -40,23 +41,26 @@ class Keeper:
         self._damaged = set(damaged)
         if state is not None:
             self.trainer.restore(state)
-            self._saved = self.trainer.progress.step
+            self._saved, self._kept_best = self.trainer.progress.step, self.trainer.progress.best_step
             notices.append(f"going on from step {self._saved} of {self.trainer.recipe.train.steps}")
             notices += self._settle_model()
         cut_metrics(self.folder.metrics_file, self.trainer.progress.step)
         return notices
 
     def save(self) -> None:
-        """Commit the present state, if it isn't yet, and let old ones go."""
+        """Commit the present state, if it isn't yet, and let old ones go: the `keep` newest and the best stay."""
         progress, checkpoints = self.trainer.progress, self.folder.checkpoints
         if self._saved == progress.step:
             return
-        write_state(checkpoints, progress.step, self.trainer.state())
-        self._saved = progress.step
-        self._damaged.discard(progress.step)
         keep = self.trainer.recipe.train.keep
-        prune(checkpoints, keep=keep, best_step=progress.best_step, damaged=self._damaged)
+
+        def make_room() -> None:  # so that there are never more than keep + 1; the newest is not let go yet
+            prune(checkpoints, keep=max(keep - 1, 1), best_step=self._kept_best, damaged=self._damaged)
+
+        write_state(checkpoints, progress.step, self.trainer.state(), make_room)
+        self._saved, self._kept_best = progress.step, progress.best_step
         self._damaged.clear()
+        prune(checkpoints, keep=keep, best_step=progress.best_step)
 
     def export(self) -> None:
         """Write the present (averaged) weights, which validated best so far, to model.safetensors."""

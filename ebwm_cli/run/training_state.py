@@ -4,7 +4,7 @@
     checkpoints/latest -> the newest
 
 A folder is filled aside, every file fsynced and named with its sha256 in the manifest, then renamed; only after that
-`latest` moves, and only after that older folders go. Knows named tensors and plain numbers, not what they mean.
+does `latest` move and its predecessor go. Knows named tensors and plain numbers, not what they mean.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,11 @@ def step_folder(checkpoints: Path, step: int) -> Path:
     return checkpoints / f"step_{step:08d}"
 
 
-def write_state(checkpoints: Path, step: int, state: TrainingState) -> Path:
-    """Commit the state after `step` updates, then let `latest` name it. Raises OSError; what was there stays."""
+def write_state(
+    checkpoints: Path, step: int, state: TrainingState, make_room: Callable[[], None] = lambda: None
+) -> Path:
+    """Commit the state after `step` updates, then let `latest` name it. `make_room` is called when all of it is on disk
+    and only its name is missing. Raises OSError; the last good checkpoint stays."""
     final = step_folder(checkpoints, step)
     aside = new_folder_aside(final)
     try:
@@ -53,6 +56,7 @@ def write_state(checkpoints: Path, step: int, state: TrainingState) -> Path:
         }
         hashes[STATE] = write_file(aside / STATE, json.dumps(dict(state.numbers), indent=1).encode())
         write_file(aside / MANIFEST, _sealed(hashes))
+        make_room()
         commit_folder(aside, final)
     except BaseException:
         if aside.exists():
