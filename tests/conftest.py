@@ -1,4 +1,4 @@
-"""Shared by all tests: `naive` importable by name, and one thread so that runs are repeatable and fair to neighbours."""
+"""Shared by all tests: `naive` importable by name, and one thread, so that runs are fair to their neighbours."""
 
 import sys
 from pathlib import Path

@@ -31,10 +31,7 @@ def block(layer, x: Tensor, mask: Tensor, positions: Tensor, is_candidate: Tenso
     batch, length, width = x.shape
     heads = layer.heads
     pick = is_candidate[:, None].to(x.dtype)
-    if layer.modulation is None:
-        modulation = torch.zeros(6, width, dtype=x.dtype)
-    else:
-        modulation = layer.modulation[landscape]
+    modulation = torch.zeros(6, width, dtype=x.dtype) if layer.modulation is None else layer.modulation[landscape]
     a_shift, a_scale, a_gate, f_shift, f_scale, f_gate = (pick * m for m in modulation)
     h = norm(x, layer.attn_norm.weight) * (1 + a_scale) + a_shift
     q, k, v = ((h @ w.T).view(batch, length, heads, -1).transpose(1, 2) for w in layer.qkv.weight.chunk(3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from ebwm_cli.data.mixing import mix_windows
 
 

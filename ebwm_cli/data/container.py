@@ -104,6 +104,8 @@ def sequential_frames(path: Path, max_pixels: int, from_stamp: int | None = None
         while True:
             try:
                 packet = next(packets, None)
+            except MemoryError:
+                raise
             except FFmpegError:  # the rest cannot be read
                 yield None
                 return
@@ -111,6 +113,8 @@ def sequential_frames(path: Path, max_pixels: int, from_stamp: int | None = None
                 return
             try:
                 frames = packet.decode()
+            except MemoryError:
+                raise
             except FFmpegError:
                 frames = [None]
             for frame in frames:

@@ -43,8 +43,8 @@ class DataSection(Section):
     state_dim: Count | None = None
     """Numbers per state the recipe is made for; None takes the prepared set's. `--plan` without a set needs it."""
     mix: bool = False
-    """Training only: each window is a random rotation of two, cos(theta) * a + sin(theta) * b. For states that are linear
-    in what they encode, as principal components are; small sets are then not learned by heart."""
+    """Training only: each window is a random rotation of two, cos(theta) * a + sin(theta) * b. For states
+    that are linear in what they encode, as principal components are; small sets are then not learned by heart."""
 
 
 class DescentSection(Section):
@@ -103,8 +103,8 @@ class EbtSection(Section):
     start_noise: NonNegative = 0.0
     """Training only: std of the Gaussian added to the start, in state units."""
     context_noise: NonNegative = 0.0
-    """Training only: std of the Gaussian added to the observed states the network reads, in state units; the start stays
-    clean. It keeps small sets from being learned by heart."""
+    """Training only: std of the Gaussian added to the observed states the network reads, in state units; the start
+    stays clean. It keeps small sets from being learned by heart."""
     descent: DescentSection = DescentSection()
 
     @model_validator(mode="after")

@@ -49,7 +49,7 @@ class WorldModel(Protocol):
         ...
 
     def observe(self, states: Tensor, memory: Any = None) -> Any:
-        """Remember `states` (B, T, D), after those already in `memory`; returns a new Memory, the old one stays valid."""
+        """Remember `states` (B, T, D) after those in `memory`; returns a new Memory, the old one stays valid."""
         ...
 
     def predict(

@@ -1,6 +1,6 @@
-"""Speed of the two-pass model against the straightforward two-stream form, in one run: `python tests/benchmarks/bench_model.py`.
+"""Speed of the two-pass model against the straightforward two-stream form, measured in one run.
 
-Prints ratios, never absolute times alone. The straightforward form (tests/naive.py) recomputes both streams at every
+`python tests/benchmarks/bench_model.py` prints ratios, never absolute times alone. The straightforward form (tests/naive.py) recomputes both streams at every
 descent step under a dense mask and keeps one graph for all steps.
 """
 
