@@ -1,7 +1,7 @@
 """Speed of the two-pass model against the straightforward two-stream form, measured in one run.
 
-`python tests/benchmarks/bench_model.py` prints ratios, never absolute times alone. The straightforward form (tests/naive.py) recomputes both streams at every
-descent step under a dense mask and keeps one graph for all steps.
+`python tests/benchmarks/bench_model.py` prints ratios. The straightforward form (tests/naive.py) recomputes both
+streams at every descent step under a dense mask and keeps one graph for all steps.
 """
 
 from __future__ import annotations
