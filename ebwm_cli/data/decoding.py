@@ -48,7 +48,7 @@ def decode_decord(
     """All of a clip by decord. Raises Distrusted, possibly after frames went to `sink`, where PyAV must do it."""
     import decord
 
-    if not about.regular:
+    if not about.regular or about.decoding_clock:
         raise Distrusted("irregular timestamps")
     sampler, count = Sampler(sampling), len(about.times)
     taken = {i for i in range(count) if sampler.takes(i, float(about.times[i]))}

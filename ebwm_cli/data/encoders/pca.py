@@ -160,7 +160,7 @@ def _solve_gram(frames: np.ndarray, latent_dim: int) -> tuple[np.ndarray, ...]:
 def _leading(matrix: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
     """The `wanted` largest eigenvalues of a symmetric matrix, falling, and their vectors as columns.
 
-    Where few of many are wanted: Lanczos to machine precision from a fixed start, the same numbers several times sooner.
+    Where few of many are wanted: Lanczos to machine precision from a fixed start, the same numbers much sooner.
     """
     side = len(matrix)
     if side >= LANCZOS_FROM and wanted * 8 <= side:
