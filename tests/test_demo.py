@@ -1,0 +1,101 @@
+"""The demo's world keeps momentum and energy, its clips are real, and all follows from the seed."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from ebwm_cli.data.balls import Balls
+from ebwm_cli.data.demo import RATE, SIDE, draw_world, paint, paint_room, render_clip, render_demo
+
+
+def world(seed: int, gravity: bool = False) -> Balls:
+    return draw_world(np.random.default_rng(seed), gravity)[0]
+
+
+def energy(balls: Balls) -> float:
+    """Kinetic plus potential; gravity points to larger y."""
+    kinetic = 0.5 * (balls.mass * (balls.velocity**2).sum(axis=1)).sum()
+    return float(kinetic - (balls.mass[:, None] * balls.gravity * balls.position).sum())
+
+
+def test_momentum_is_kept_by_collisions_without_walls() -> None:
+    balls = Balls(
+        position=np.array([[0.0, 0.0], [1.0, 0.1], [0.45, 0.9]]),
+        velocity=np.array([[0.5, 0.05], [-0.7, 0.0], [0.0, -0.6]]),
+        radius=np.array([0.1, 0.15, 0.12]),
+        mass=np.array([1.0, 3.0, 0.5]),
+        low=np.array([-100.0, -100.0]),
+        high=np.array([100.0, 100.0]),
+        gravity=np.zeros(2),
+    )
+    before, speed = (balls.mass[:, None] * balls.velocity).sum(axis=0), balls.velocity.copy()
+    balls.advance(10.0)
+    assert np.abs(balls.velocity - speed).max() > 0.1  # they did collide
+    np.testing.assert_allclose((balls.mass[:, None] * balls.velocity).sum(axis=0), before, atol=1e-12)
+
+
+def test_head_on_collision_is_the_closed_form() -> None:
+    balls = Balls(
+        position=np.array([[0.2, 0.5], [0.8, 0.5]]),
+        velocity=np.array([[1.0, 0.0], [0.0, 0.0]]),
+        radius=np.array([0.1, 0.1]),
+        mass=np.array([1.0, 3.0]),
+        low=np.full(2, -9.0),
+        high=np.full(2, 9.0),
+        gravity=np.zeros(2),
+    )
+    balls.advance(0.5)  # they touch at 0.4
+    np.testing.assert_allclose(balls.velocity, [[-0.5, 0.0], [0.5, 0.0]], atol=1e-12)
+    np.testing.assert_allclose(balls.position, [[0.55, 0.5], [0.85, 0.5]], atol=1e-12)
+
+
+@pytest.mark.parametrize("gravity", [False, True])
+def test_energy_is_kept_and_nothing_overlaps(gravity: bool) -> None:
+    for seed in range(8):
+        balls = world(seed, gravity)
+        before = energy(balls)
+        for at in balls.frames(200, RATE):
+            assert (at > balls.low + balls.radius[:, None] - 1e-9).all()
+            assert (at < balls.high - balls.radius[:, None] + 1e-9).all()
+            for i in range(len(at)):
+                for j in range(i):
+                    assert np.linalg.norm(at[i] - at[j]) > balls.radius[i] + balls.radius[j] - 1e-9
+        assert energy(balls) == pytest.approx(before, abs=1e-9)
+
+
+def test_flight_under_gravity_is_a_parabola() -> None:
+    balls = world(3, gravity=True)
+    start, speed = balls.position.copy(), balls.velocity.copy()
+    balls.advance(0.01)
+    np.testing.assert_allclose(balls.position, start + speed * 0.01 + balls.gravity * 0.5e-4, atol=1e-9)
+
+
+def test_a_disc_covers_its_area() -> None:
+    balls = world(1)
+    balls.position, balls.radius, balls.mass = np.array([[0.5, 0.5]]), np.array([0.13]), np.array([0.13**2])
+    background = np.zeros(3, np.float32)
+    frame = paint(balls.position, balls, [(255, 255, 255)], background, paint_room(balls, background, background))
+    assert frame[..., 0].sum() / 255 == pytest.approx(np.pi * (0.13 * SIDE) ** 2, rel=0.01)
+
+
+def test_clips_are_real_and_follow_from_the_seed(tmp_path: Path) -> None:
+    for name, seed in (("a.mp4", 0), ("b.mp4", 0), ("c.mp4", 1)):
+        render_clip(tmp_path / name, seed, 3, seconds=1.0)
+    a, b, c = ((tmp_path / name).read_bytes() for name in ("a.mp4", "b.mp4", "c.mp4"))
+    assert a == b
+    assert a != c
+    with av.open(str(tmp_path / "a.mp4")) as clip:
+        stream = clip.streams.video[0]
+        assert (stream.codec_context.name, stream.width, stream.average_rate) == ("h264", SIDE, RATE)
+        assert len(list(clip.decode(stream))) == RATE
+
+
+def test_rendering_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    assert render_demo(tmp_path, 2, seed=0) == 2
+    assert render_demo(tmp_path, 2, seed=0) == 0
+    next(tmp_path.glob("*001.mp4")).unlink()
+    assert render_demo(tmp_path, 2, seed=0, workers=2) == 1
+    assert render_demo(tmp_path, 1, seed=5) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["balls_5_000.mp4"]
