@@ -13,7 +13,7 @@ from ebwm_cli.sampler.stopping import EnergySettled
 
 def quadratic(curvature: float, bottom: torch.Tensor):
     """E(y) = curvature / 2 * |y - bottom|^2, per position."""
-    return lambda y, step: curvature / 2 * (y - bottom).square().sum(-1)
+    return lambda y: curvature / 2 * (y - bottom).square().sum(-1)
 
 
 BOTTOM = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -30,7 +30,7 @@ def test_descent_on_a_quadratic_is_geometric():
     for k in range(steps + 1):
         expected = BOTTOM + (1 - alpha * curvature) ** k * (START - BOTTOM)
         assert torch.allclose(run.path[:, :, k], expected, atol=1e-12)
-        assert torch.allclose(run.energies[..., k], quadratic(curvature, BOTTOM)(expected, 0), atol=1e-12)
+        assert torch.allclose(run.energies[..., k], quadratic(curvature, BOTTOM)(expected), atol=1e-12)
     assert torch.allclose(run.moves[..., 0], (alpha * curvature * BOTTOM).square().mean(-1).sqrt())
     assert torch.equal(run.final, run.path[:, :, -1])
     assert (run.steps_used == steps).all()
@@ -44,12 +44,12 @@ def test_the_anchor_gives_descent_a_fixed_point_and_total_energies_fall():
     fixed = (alpha * curvature * BOTTOM + pull * start) / (alpha * curvature + pull)
     assert torch.allclose(run.final, fixed, atol=1e-9)
     assert (run.energies.diff(dim=-1) <= 1e-12).all()
-    total = quadratic(curvature, BOTTOM)(fixed, 0) + pull / alpha / 2 * (fixed - start).square().sum(-1)
+    total = quadratic(curvature, BOTTOM)(fixed) + pull / alpha / 2 * (fixed - start).square().sum(-1)
     assert torch.allclose(run.energies[..., -1], total, atol=1e-9)
 
 
 def test_without_a_bottom_only_the_anchor_stops_descent():
-    slope = lambda y, step: y.sum(-1)  # noqa: E731
+    slope = lambda y: y.sum(-1)  # noqa: E731
     free = descend(slope, START, steps=50, step_size=1.0)
     held = descend(slope, START, steps=50, step_size=1.0, anchor=0.5)
     assert torch.allclose(free.final, START - 50)
@@ -65,15 +65,14 @@ def test_a_descent_continued_equals_one_run_through():
     assert torch.allclose(whole.energies, torch.cat([first.energies, second.energies], -1), atol=1e-14)
 
 
-def test_descent_steps_are_counted_for_the_energy():
-    seen = []
-
-    def energy(y, step):
-        seen.append(step)
-        return y.square().sum(-1)
-
-    descend(energy, START, steps=3, step_size=0.1, first_step=2)
-    assert seen == [2, 3, 4, 4]  # the last one judges the final candidate
+def test_each_step_has_its_landscape_and_the_last_serves_all_later_ones():
+    steep, flat = quadratic(1.0, BOTTOM), quadratic(0.1, BOTTOM)
+    run = descend([steep, flat], START, steps=3, step_size=0.5)
+    assert torch.allclose(run.final, BOTTOM * (1 - 0.5 * 0.95**2))  # one steep move, two flat ones
+    assert torch.allclose(run.energies[..., 0], steep(START))
+    assert torch.allclose(run.energies[..., 1], flat(BOTTOM / 2))
+    late = descend([steep, flat], START, steps=1, step_size=0.5, first_step=1)
+    assert torch.allclose(late.final, BOTTOM * 0.05)
 
 
 def test_a_position_is_moved_by_its_own_energy_only():
@@ -87,7 +86,7 @@ def test_a_position_is_moved_by_its_own_energy_only():
 def test_gradients_reach_weights_and_step_size_through_one_move_and_through_all():
     weight = torch.tensor(0.6, dtype=torch.float64, requires_grad=True)
     alpha = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
-    energy = lambda y, step: weight / 2 * (y - BOTTOM).square().sum(-1)  # noqa: E731
+    energy = lambda y: weight / 2 * (y - BOTTOM).square().sum(-1)  # noqa: E731
     for detach, power in ((True, 1), (False, 3)):
         run = descend(energy, START, steps=3, step_size=alpha, create_graph=True, detach=detach)
         by_weight, by_alpha = torch.autograd.grad(run.final.sum(), [weight, alpha])
@@ -124,7 +123,7 @@ def test_gradient_clamp_bounds_a_move_and_keeps_its_direction():
 
 def test_stopping_freezes_settled_positions_and_ends_when_all_have():
     scale = torch.tensor([[1.0, 0.05, 1.0]] * 2, dtype=torch.float64)  # the middle position is flat, hence slow
-    energy = lambda y, step: scale / 2 * (y - BOTTOM).square().sum(-1)  # noqa: E731
+    energy = lambda y: scale / 2 * (y - BOTTOM).square().sum(-1)  # noqa: E731
     run = descend(energy, START, steps=200, step_size=0.9, stopping=EnergySettled(0.01), record=True)
     assert run.steps_used.max() < 200
     assert (run.steps_used[:, 1] > run.steps_used[:, 0]).all()

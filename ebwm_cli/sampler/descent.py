@@ -9,7 +9,7 @@ fall for ever; lambda > 0 anchors it at the start, so that descent has somewhere
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,8 +18,11 @@ from torch import Tensor
 
 from ebwm_cli.sampler.stopping import Stopping
 
-EnergyFn = Callable[[Tensor, int], Tensor]
-"""energy_fn(point (B, T', D), descent_step) -> (B, T')."""
+EnergyFn = Callable[[Tensor], Tensor]
+"""energy_fn(point (B, T', D)) -> (B, T')."""
+
+Landscapes = EnergyFn | Sequence[EnergyFn]
+"""One energy for all descent steps, or one per step, the last serving all later ones."""
 
 
 class Geometry(Protocol):
@@ -70,8 +73,13 @@ class Trajectory:
     path: Tensor | None  # (B, T', K+1, D) candidates, where recorded
 
 
+def landscape_at(energy_fn: Landscapes, step: int) -> EnergyFn:
+    """The energy function of descent step `step`, counted from 0."""
+    return energy_fn[min(step, len(energy_fn) - 1)] if isinstance(energy_fn, Sequence) else energy_fn
+
+
 def total_energy(
-    energy_fn: EnergyFn,
+    energy_fn: Landscapes,
     candidate: Tensor,
     origin: Tensor,
     *,
@@ -82,7 +90,9 @@ def total_energy(
 ) -> Tensor:
     """E(candidate) + (lambda / alpha) * D(candidate, origin), (B, T'), without a graph."""
     with torch.no_grad():
-        return _anchored(energy_fn(geometry.point(candidate), step), candidate, origin, step_size, anchor, geometry)
+        return _anchored(
+            landscape_at(energy_fn, step)(geometry.point(candidate)), candidate, origin, step_size, anchor, geometry
+        )
 
 
 def _anchored(
@@ -92,7 +102,7 @@ def _anchored(
 
 
 def descend(
-    energy_fn: EnergyFn,
+    energy_fn: Landscapes,
     start: Tensor,
     *,
     steps: int,
@@ -134,7 +144,7 @@ def descend(
             point = geometry.point(current)
             if not point.requires_grad:
                 point = point.detach().requires_grad_()
-            energy = energy_fn(point, step)  # (B, T')
+            energy = landscape_at(energy_fn, step)(point)  # (B, T')
             # Summed, never averaged: the gradient at a position is its own, whatever the batch.
             (gradient,) = torch.autograd.grad(energy.sum(), point, create_graph=create_graph)
         with torch.no_grad():

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -115,10 +116,10 @@ class EnergyWorld(nn.Module):
             "final_energy": False,
             "geometry": self.space,
         }
-        energy_fn = self._energy_fn(trunk)
-        settled = descend(energy_fn, start, steps=free, step_size=step_size.detach(), **shared)
+        landscapes = self._landscapes(trunk)
+        settled = descend(landscapes, start, steps=free, step_size=step_size.detach(), **shared)
         trained = descend(
-            energy_fn,
+            landscapes,
             settled.final,
             steps=steps,
             step_size=step_size,
@@ -175,7 +176,7 @@ class EnergyWorld(nn.Module):
             others += think.start_noise * gaussian(others.shape, rng, others)
         rules = self.model.descent
         run = descend(
-            self._energy_fn(memory.trunk, where),
+            self._landscapes(memory.trunk, where),
             start,
             steps=think.steps,
             step_size=self.step_size,
@@ -213,7 +214,7 @@ class EnergyWorld(nn.Module):
             count = candidate.shape[1]
             start = self.space.start(memory.states[:, -count:], memory.trunk.hidden[:, -count:], rng)
         return total_energy(
-            self._energy_fn(memory.trunk),
+            self._landscapes(memory.trunk),
             candidate,
             start,
             step=self.model.landscapes - 1,
@@ -224,14 +225,14 @@ class EnergyWorld(nn.Module):
 
     # ------------------------------------------------------------------------------------------ seams
 
-    def _energy_fn(self, trunk: TrunkMemory, positions: Tensor | None = None) -> EnergyFn:
-        """The sampler's view of the network: points and a descent step in, energies out."""
+    def _landscapes(self, trunk: TrunkMemory, positions: Tensor | None = None) -> list[EnergyFn]:
+        """The sampler's view of the network, one energy function per landscape: points in, energies out."""
 
-        def energy(point: Tensor, step: int) -> Tensor:
+        def energy(point: Tensor, landscape: int) -> Tensor:
             with self._precision(point):
-                return self.network.energy(self.space.embed_candidate(point), trunk, step, positions)
+                return self.network.energy(self.space.embed_candidate(point), trunk, landscape, positions)
 
-        return energy
+        return [partial(energy, landscape=landscape) for landscape in range(self.network.num_landscapes)]
 
     def _precision(self, like: Tensor) -> torch.autocast:
         return torch.autocast(like.device.type, torch.bfloat16, enabled=self._autocast)
