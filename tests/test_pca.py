@@ -1,4 +1,4 @@
-"""The pca encoder against a singular value decomposition in float64: every way of solving, any order of chunks.
+"""The pca encoder against a singular value decomposition in float64: every way of solving, any order of chunks."""
 
 import numpy as np
 import pytest

@@ -138,12 +138,10 @@ def test_killed_at_any_moment_the_same_command_goes_on(clips: Path, tmp_path: Pa
     list(prepare_video(clips, tmp_path / "whole", workers=2, **SMALL))
     out, rng, lines = tmp_path / "set", random.Random(0), []
     began = time.monotonic()
-    subprocess.run(
-        [sys.executable, "-c", code, clips, tmp_path / "timed"], env=environment, check=True, capture_output=True
-    )
+    command = [sys.executable, "-c", code, str(clips)]
+    subprocess.run([*command, str(tmp_path / "timed")], env=environment, check=True, capture_output=True)
     whole_run = time.monotonic() - began
     for _ in range(5):
-        command = [sys.executable, "-c", code, str(clips), str(out)]
         with subprocess.Popen([*command, str(out)], env=environment, stdout=subprocess.PIPE, text=True) as process:
             time.sleep(rng.uniform(0.2, 1.1) * whole_run)
             process.send_signal(signal.SIGKILL)

@@ -101,16 +101,24 @@ class Workers:
         """Process ids of the workers."""
         return [worker.process.pid for worker in self._workers]
 
+    @property
+    def _busy(self) -> int:
+        return sum(worker.job is not None for worker in self._workers)
+
     def decode(self, jobs: Iterable[Job], sampling: Sampling) -> Iterator[Outcome]:
         """Outcomes in the order in which they are ready."""
         waiting = deque((job, True) for job in jobs)
-        while waiting or any(worker.job for worker in self._workers):
-            while len(self._workers) < min(self.count, len(waiting) + sum(bool(w.job) for w in self._workers)):
+        ready: list[Outcome] = []
+        while waiting or ready or self._busy:
+            while len(self._workers) < min(self.count, len(waiting) + self._busy):
                 self._start()
             for worker in self._workers:
                 if worker.job is None and waiting:
                     self._give(worker, *waiting.popleft(), sampling)
-            self._listen()
+            yield from ready  # while the workers are at it again
+            ready = []
+            if self._busy:
+                self._listen()
             for worker in list(self._workers):
                 outcome = self._judge(worker)
                 if outcome is None:
@@ -118,7 +126,7 @@ class Workers:
                 if outcome.facts is None and worker.decord and worker not in self._workers:
                     waiting.append((outcome.job, False))  # the worker died of it: once more, without decord
                 else:
-                    yield outcome
+                    ready.append(outcome)
 
     def _start(self) -> None:
         root = str(Path(__file__).resolve().parents[2])
