@@ -82,6 +82,8 @@ class EnergyWorld(nn.Module):
         keys and values add up, and one backward pass through the context ends it.
         """
         rules, context, target = self.model.descent, states[:, :-1], states[:, 1:]
+        # Drawn first, so that parts of one batch, each given the same generator, agree on them.
+        free, steps = draw_count(*rules.free_steps, rng), draw_count(*rules.steps_range, rng)
         read = context
         if self.model.context_noise:
             read = context + self.model.context_noise * gaussian(context.shape, rng, context)
@@ -98,7 +100,6 @@ class EnergyWorld(nn.Module):
         start = origin.detach()
         if self.model.start_noise:
             start = start + self.model.start_noise * gaussian(start.shape, rng, start)
-        free, steps = draw_count(*rules.free_steps, rng), draw_count(*rules.steps_range, rng)
         scale: Tensor | float = 1.0
         if rules.step_size_jitter > 1:
             scale = draw_step_scale((*start.shape[:2], 1), rules.step_size_jitter, rng, start.device)
