@@ -23,7 +23,7 @@ def make_good(folder: Path) -> set[str]:
     write_clip(folder / "plain.mp4")
     write_clip(folder / "UPPER.MP4", first=1)
     write_clip(folder / "ten_bit.mkv", pix_fmt="yuv420p10le")
-    write_clip(folder / "turned.mp4", rotation=90, first=2)
+    write_clip(folder / "turned.mp4", turned=True, first=2)
     write_clip(folder / "odd.mkv", size=(51, 37), pix_fmt="yuv444p")
     write_clip(folder / "odd.avi", size=(51, 37), codec="mjpeg", pix_fmt="yuvj444p")
     write_clip(folder / "old.mpg", codec="mpeg2video", rate=25, frames=120)
@@ -68,10 +68,10 @@ def make_bad(folder: Path, outside: Path) -> set[str]:
     (folder / "nowhere.mp4").symlink_to(folder / "missing")
     (folder / "loop.mp4").symlink_to(folder / "loop.mp4")
     os.mkfifo(folder / "pipe.mkv")
-    return {
-        *("empty.mp4", "text.mp4", "noise.webm", "noise_inside.mp4", "playlist.mp4", "concat.avi", "moov.mp4"),
-        *("sound.mp4", "huge.avi", "wide.avi", "fast.mp4", "link.mp4", "nowhere.mp4", "loop.mp4", "pipe.mkv"),
-    }
+    return set(
+        "empty.mp4 text.mp4 noise.webm noise_inside.mp4 playlist.mp4 concat.avi moov.mp4 sound.mp4 huge.avi wide.avi "
+        "fast.mp4 folder_link.mp4 link.mp4 nowhere.mp4 loop.mp4 pipe.mkv".split()
+    )
 
 
 def make_hurt(folder: Path) -> set[str]:

@@ -1,25 +1,24 @@
 """`ebwm prepare`: what it reports, what it reuses, and that a killed run costs nothing but its time."""
 
+import errno
 import hashlib
 import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from clips import write_clip
+from kills import digests, kill_and_compare
 
 from ebwm_cli.commands import prepare
 from ebwm_cli.commands.prepare import prepare_demo, prepare_video
 from ebwm_cli.data import intake
 from ebwm_cli.data.store import open_set
 from ebwm_cli.data.writer import locked
-from ebwm_cli.errors import DataError, UsageError
+from ebwm_cli.errors import DataError, ResourceError, UsageError
 from ebwm_cli.run.report import ClipReport, Notice, PrepareReport, Report
 
 SMALL = {"size": 8, "latent_dim": 6, "context": 3}
@@ -38,15 +37,6 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def last(reports: list[Report]) -> PrepareReport:
     assert isinstance(reports[-1], PrepareReport)
     return reports[-1]
-
-
-def digests(out: Path) -> dict[str, str]:
-    """Of everything in a set, kept frames included."""
-    return {
-        str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(out.rglob("*"))
-        if path.is_file()
-    }
 
 
 def test_reports(clips: Path, tmp_path: Path) -> None:
@@ -129,30 +119,7 @@ def test_a_damaged_set_is_made_whole_by_the_same_command(clips: Path, tmp_path: 
 
 
 def test_killed_at_any_moment_the_same_command_goes_on(clips: Path, tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from ebwm_cli.commands.prepare import prepare_video\n"
-        f"for each in prepare_video(Path(sys.argv[1]), Path(sys.argv[2]), workers=2, **{SMALL!r}):\n"
-        "    print(getattr(each, 'clip', 'end'), getattr(each, 'reused', ''), flush=True)"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    list(prepare_video(clips, tmp_path / "whole", workers=2, **SMALL))
-    out, rng, lines = tmp_path / "set", random.Random(0), []
-    began = time.monotonic()
-    command = [sys.executable, "-c", code, str(clips)]
-    subprocess.run([*command, str(tmp_path / "timed")], env=environment, check=True, capture_output=True)
-    whole_run = time.monotonic() - began
-    for _ in range(5):
-        with subprocess.Popen([*command, str(out)], env=environment, stdout=subprocess.PIPE, text=True) as process:
-            time.sleep(rng.uniform(0.2, 1.1) * whole_run)
-            process.send_signal(signal.SIGKILL)
-            lines += process.communicate()[0].splitlines()
-        if (out / "manifest.json").exists():
-            open_set(out)
-    end = last(list(prepare_video(clips, out, workers=2, **SMALL)))
-    decoded = [line for line in lines if line.endswith("False")]
-    assert len(decoded) == len(set(decoded))
-    assert len(decoded) + (end.clips - end.reused_clips) <= 5
-    assert digests(out) == digests(tmp_path / "whole")
+    assert kill_and_compare(clips, tmp_path, kills=5, seed=0, **SMALL) == []
 
 
 def test_one_writer_at_a_time(clips: Path, tmp_path: Path) -> None:
@@ -246,6 +213,23 @@ def test_missing_and_empty_sources(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no clips in"):
         list(prepare_video(tmp_path / "empty", tmp_path / "set"))
+
+
+def test_a_full_disk_is_a_resource_error_and_leaves_the_old_set(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "set"
+    list(prepare_video(clips, out, workers=1, **SMALL))
+    before = open_set(out).fingerprint
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(prepare, "write_encoder", full)
+    with pytest.raises(ResourceError, match="No space left") as error:
+        list(prepare_video(clips, out, workers=1, **{**SMALL, "latent_dim": 3}))
+    assert error.value.exit_code == 7
+    assert open_set(out).fingerprint == before
 
 
 def test_demo_is_prepared_and_reused(tmp_path: Path) -> None:

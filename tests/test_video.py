@@ -14,8 +14,9 @@ from PIL import Image
 
 from ebwm_cli.data import video
 from ebwm_cli.data.container import Unusable, probe, sequential_frames
-from ebwm_cli.data.decoding import Distrusted, decode_decord, decode_pyav
+from ebwm_cli.data.decoding import Distrusted, decode_decord, decode_pyav, shrink
 from ebwm_cli.data.encoders.pca import fit_pca
+from ebwm_cli.data.files import find_clips
 from ebwm_cli.data.sampling import Sampling
 from ebwm_cli.data.video import Job, Limits, Outcome, Workers, encode_clip
 from ebwm_cli.errors import DataError
@@ -63,6 +64,22 @@ def test_frame_i_is_frame_i_of_a_sequential_decode(tmp_path: Path, codec: str, d
     np.testing.assert_allclose(done.times, np.arange(70) / 25, atol=1e-3)
     assert np.abs(np.stack(frames).astype(int) - expected).max() <= 2
     assert np.abs(np.diff(expected.astype(int), axis=0)).max(axis=(1, 2, 3)).min() > 2  # a shift would show
+
+
+@pytest.mark.skipif("EBWM_CLIPS" not in os.environ, reason="EBWM_CLIPS names no folder of real clips")
+def test_real_clips_frame_by_frame(tmp_path: Path) -> None:
+    paths = list(find_clips(Path(os.environ["EBWM_CLIPS"])))
+    with Workers(2) as pool:
+        for outcome in pool.decode([Job(path, tmp_path / path.name) for path in paths], Sampling(size=16)):
+            assert outcome.facts is not None, outcome.reason
+            frames = np.fromfile(outcome.job.frames_to, np.uint8).reshape(-1, 16, 16, 3)
+            wanted = dict(zip(outcome.facts["indices"], frames, strict=True))
+            with av.open(str(outcome.job.path)) as container:
+                for index, frame in enumerate(container.decode(video=0)):
+                    if index in wanted:
+                        expected = shrink(frame.to_ndarray(format="rgb24"), 16).astype(int)
+                        assert np.abs(wanted.pop(index) - expected).max() <= 2
+            assert not wanted
 
 
 @pytest.mark.parametrize("size", [(64, 48), (320, 240)], ids=["reads all", "steps over"])
@@ -121,13 +138,12 @@ def test_damage_is_left_out_and_told(tmp_path: Path) -> None:
 
 
 def test_turned_clips_are_set_upright(tmp_path: Path) -> None:
-    path = write_clip(tmp_path / "turned.mp4", rotation=90)
+    path = write_clip(tmp_path / "turned.mp4", turned=True)
     outcome = decode([path], EVERY)["turned.mp4"]
     with av.open(str(path)) as container:
         frame = next(container.decode(video=0))
         assert isinstance(frame, av.VideoFrame)
-        turned = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-        assert turned.shape == (64, 48, 3)
+        turned = np.rot90(frame.to_ndarray(format="rgb24"), -1)  # clockwise
     first = np.fromfile(outcome.job.frames_to, np.uint8).reshape(-1, 16, 16, 3)[0]
     expected = np.asarray(Image.fromarray(turned).resize((16, 16), Image.Resampling.BILINEAR))
     assert np.abs(first.astype(int) - expected).max() <= 2

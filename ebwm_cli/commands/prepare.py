@@ -6,6 +6,7 @@ the same command after any interruption goes on where it was.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -35,7 +36,7 @@ from ebwm_cli.data.writer import (
     write_quarantine,
     write_splits,
 )
-from ebwm_cli.errors import DataError, UsageError
+from ebwm_cli.errors import DataError, ResourceError, UsageError
 from ebwm_cli.recipe.schema import StateSpec
 from ebwm_cli.run.report import ClipReport, Notice, PrepareReport, Quarantined, Report, WindowCounts
 
@@ -59,7 +60,8 @@ def prepare_video(
     """Prepare the clips in folder (or file) `src` as the set `out` (None: data/<name of src>).
 
     States are `interval` seconds apart (None: 0.25), or `every` so many frames. Raises DataError where no clip can be
-    used, where none is long enough for `context`, or where another process is writing `out`.
+    used, where none is long enough for `context`, or where another process is writing `out`; ResourceError where the
+    disk is full.
     """
     sampling = _sampling(interval, every, size)
     if encoder != "pca":
@@ -69,9 +71,17 @@ def prepare_video(
     src = Path(src)
     if not src.exists():
         raise DataError(f"there is no {src}", "--src with a folder of clips, or ebwm prepare demo")
-    out = Path(out) if out is not None else Path("data") / (src.resolve().stem or "clips")
-    with locked(out):
-        yield from _prepare(src, out, sampling, latent_dim, context, workers or cores(), limits)
+    real = src.resolve()
+    out = Path(out) if out is not None else Path("data") / ((real.name if src.is_dir() else real.stem) or "clips")
+    try:
+        with locked(out):
+            yield from _prepare(src, out, sampling, latent_dim, context, workers or cores(), limits)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise ResourceError(
+            f"{out} can't be written: {error.strerror}", "free some space, then the same command"
+        ) from error
 
 
 def prepare_demo(

@@ -24,12 +24,13 @@ def find_clips(source: Path, *, outside: Path | None = None) -> Iterator[Path]:
     """Clips below `source` by extension, in the order of their names; `source` may be one file, of any name.
 
     Hidden files and folders, and everything below `outside`, are passed over. Links are yielded, to be judged by
-    `refusal`; folders behind links are not entered.
+    `refusal`, and so are folders that can't be entered or that are links, which are not followed.
     """
     if not source.is_dir():
         yield source
         return
-    for folder, folders, names in os.walk(source):
+    closed: list[Path] = []
+    for folder, folders, names in os.walk(source, onerror=lambda error: closed.append(Path(error.filename))):
         here = Path(folder)
         folders[:] = sorted(
             name
@@ -39,6 +40,8 @@ def find_clips(source: Path, *, outside: Path | None = None) -> Iterator[Path]:
         for name in sorted(names):
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS:
                 yield here / name
+        yield from (here / name for name in folders if (here / name).is_symlink())
+    yield from closed
 
 
 def display_name(path: Path, root: Path) -> str:
@@ -58,7 +61,7 @@ def refusal(path: Path, root: Path) -> str | None:
     if path != root and not real.is_relative_to(base):
         return "link that leads outside the source folder"
     if not real.is_file():
-        return "not an ordinary file"
+        return "folder that is a link or can't be entered" if real.is_dir() else "not an ordinary file"
     try:
         with real.open("rb") as file:
             head = file.read(64 * 1024)

@@ -40,7 +40,7 @@ def main(memory_bytes: int) -> None:
 
 
 def _cage(memory_bytes: int) -> None:
-    with contextlib.suppress(ImportError):
+    with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

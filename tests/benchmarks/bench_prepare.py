@@ -16,11 +16,11 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from ebwm_cli.commands.prepare import prepare_video  # noqa: E402
-from ebwm_cli.data.files import find_clips  # noqa: E402
-from ebwm_cli.run.report import PrepareReport  # noqa: E402
+from ebwm_cli.commands.prepare import prepare_video
+from ebwm_cli.data.files import find_clips
+from ebwm_cli.run.report import PrepareReport
 
 TARGET = 0.7
 WORKERS = 2
