@@ -68,10 +68,11 @@ def make_bad(folder: Path, outside: Path) -> set[str]:
     (folder / "nowhere.mp4").symlink_to(folder / "missing")
     (folder / "loop.mp4").symlink_to(folder / "loop.mp4")
     os.mkfifo(folder / "pipe.mkv")
-    return set(
-        "empty.mp4 text.mp4 noise.webm noise_inside.mp4 playlist.mp4 concat.avi moov.mp4 sound.mp4 huge.avi wide.avi "
-        "fast.mp4 folder_link.mp4 link.mp4 nowhere.mp4 loop.mp4 pipe.mkv".split()
-    )
+    return {
+        *("empty.mp4", "text.mp4", "noise.webm", "noise_inside.mp4", "playlist.mp4", "concat.avi", "moov.mp4"),
+        *("sound.mp4", "huge.avi", "wide.avi", "fast.mp4"),
+        *("folder_link.mp4", "link.mp4", "nowhere.mp4", "loop.mp4", "pipe.mkv"),
+    }
 
 
 def make_hurt(folder: Path) -> set[str]:
