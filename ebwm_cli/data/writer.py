@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ebwm_cli.data.encoders import Encoder
+from ebwm_cli.data.encoders.pca import one_thread
 from ebwm_cli.data.files import sha256_of, sync_file, sync_folder
 from ebwm_cli.data.frames import Entry
 from ebwm_cli.data.split import GAP
@@ -82,7 +83,8 @@ def write_splits(folder: Path, clips: Sequence[Clip], encoder: Encoder) -> None:
     for number, clip in enumerate(clips):
         facts = clip.entry.facts
         assert facts is not None
-        states = np.concatenate([encoder.encode(chunk) for chunk in clip.entry.chunks()])  # (N, D)
+        with one_thread():
+            states = np.concatenate([encoder.encode(chunk) for chunk in clip.entry.chunks()])  # (N, D)
         for label, rows in tables.items():
             chosen = np.flatnonzero(clip.labels == label)
             if not len(chosen):

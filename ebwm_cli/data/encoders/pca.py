@@ -8,6 +8,7 @@ orthonormal, so `decode` is its transpose. It must not know where frames come fr
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -90,11 +91,12 @@ def fit_pca(chunks: Iterable[np.ndarray], frame_count: int, size: int, latent_di
     Raises DataError where all frames are alike.
     """
     pixels = size * size * 3
-    if frame_count < pixels:
-        frames = np.concatenate([np.asarray(chunk).reshape(-1, pixels) for chunk in chunks])
-        mean, values, basis, total = _solve_gram(frames, latent_dim)
-    else:
-        mean, values, basis, total = _solve_covariance(chunks, pixels, latent_dim)
+    with one_thread():
+        if frame_count < pixels:
+            frames = np.concatenate([np.asarray(chunk).reshape(-1, pixels) for chunk in chunks])
+            mean, values, basis, total = _solve_gram(frames, latent_dim)
+        else:
+            mean, values, basis, total = _solve_covariance(chunks, pixels, latent_dim)
     rank = int(np.sum(values > RANK_TOLERANCE * max(values.max(initial=0.0), 1e-30)))
     if total <= 0 or rank == 0:
         raise DataError("every frame of the training clips is the same picture", "give clips in which something moves")
@@ -109,6 +111,17 @@ def fit_pca(chunks: Iterable[np.ndarray], frame_count: int, size: int, latent_di
         size,
         min(1.0, float(values.sum() / total)),
     )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Linear algebra on one thread: the same bits on any number of cores, and no waiting for a core that others use."""
+    import scipy.linalg
+    import scipy.sparse.linalg  # noqa: F401 (both must be loaded before they can be limited)
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(limits=1, user_api="blas"):
+        yield
 
 
 def _solve_covariance(chunks: Iterable[np.ndarray], pixels: int, latent_dim: int) -> tuple[np.ndarray, ...]:
