@@ -146,17 +146,23 @@ def test_a_limit_on_file_sizes_stops_with_advice(data, tmp_path):
 
     out = tmp_path / "run"
     finish(short_recipe(steps=5), data, out)
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-            list(train(short_recipe(), data, out))
-        except ResourceError:
-            code = 7
-        finally:
-            os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(short_recipe().model_dump_json())
+    script = """
+import resource, sys
+from pathlib import Path
+from ebwm_cli.commands.train import train
+from ebwm_cli.errors import ResourceError
+from ebwm_cli.recipe.schema import Recipe
+recipe = Recipe.model_validate_json(Path(sys.argv[1]).read_text())
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    list(train(recipe, Path(sys.argv[2]), Path(sys.argv[3])))
+except ResourceError:
+    sys.exit(7)
+"""
+    command = [sys.executable, "-c", script, str(recipe), str(data), str(out)]
+    assert subprocess.run(command, timeout=120, check=False).returncode == 7
     assert saved_steps(out / "checkpoints") == [5]
     assert read_state(step_folder(out / "checkpoints", 5)).numbers["step"] == 5
     report, _ = finish(short_recipe(), data, out)

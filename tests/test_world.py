@@ -41,9 +41,10 @@ def plain_loss(world, states: torch.Tensor, steps: int, anchor: float) -> torch.
     """Mean over steps of the loss after each detached step, both streams recomputed, one graph."""
     context, target = states[:, :-1], states[:, 1:]
     candidate, loss = context, torch.zeros(())
+    before = torch.cat([context[:, :1], context[:, :-1]], 1)
     for _ in range(steps):
         candidate = candidate.detach().requires_grad_()
-        observed = world.space.embed_observed(context)
+        observed = world.space.embed_observed(context, before)
         energy = naive.dense_energy(world.network, observed, world.space.embed_candidate(candidate))
         (gradient,) = torch.autograd.grad(energy.sum(), candidate, create_graph=True)
         candidate = candidate - world.alpha * gradient - anchor * (candidate - context)
@@ -53,8 +54,9 @@ def plain_loss(world, states: torch.Tensor, steps: int, anchor: float) -> torch.
 
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("anchor", [0.0, 0.5])
-def test_loss_and_its_gradients_equal_the_plain_form(steps, anchor):
-    world = world_of(descent={"steps": steps, "free_steps": (0, 0), "anchor": anchor}).double()
+@pytest.mark.parametrize("motion", [0.0, 2.0])
+def test_loss_and_its_gradients_equal_the_plain_form(steps, anchor, motion):
+    world = world_of(motion=motion, descent={"steps": steps, "free_steps": (0, 0), "anchor": anchor}).double()
     states = windows().double()
     plain = plain_loss(world, states, steps, anchor)
     plain.backward()
@@ -168,8 +170,9 @@ def test_a_later_state_changes_no_earlier_prediction():
     assert not torch.allclose(before[:, 4], after[:, 4])
 
 
-def test_one_position_is_predicted_as_among_all():
-    world, states = world_of(), windows()[:, :-1]
+@pytest.mark.parametrize("reads", [{}, {"appearance": 0.1, "motion": 2.0}, {"appearance": 0.0, "motion": 1.0}])
+def test_one_position_is_predicted_as_among_all(reads):
+    world, states = world_of(**reads), windows()[:, :-1]
     whole = world.predict(world.observe(states), THINK, rng(), record=True)
     memory = None
     for t in range(6):

@@ -16,26 +16,33 @@ from torch.nn import functional as F
 class LatentSpace(nn.Module):
     """Real-valued states (B, T, D) of unit average variance.
 
-    `start` is the candidate before step 0: `noise`, `zeros`, `last` (the newest observed state) or `forecast` (the
-    newest state plus a linear head on the observed stream, trained with its own loss).
+    The network reads observed states as W [a x, m (x - before)]: where they are and how they came there, `appearance` a
+    and `motion` m being the weights of the two. Candidates enter as they are. `start` is the candidate before step 0:
+    `noise`, `zeros`, `last` (the newest observed state) or `forecast` (the newest state plus a linear head on the
+    observed stream, trained with its own loss).
     """
 
-    def __init__(self, state_dim: int, width: int, start: str) -> None:
+    def __init__(self, state_dim: int, width: int, start: str, appearance: float = 1.0, motion: float = 0.0) -> None:
         super().__init__()
-        self.state_dim = state_dim
         self.start_kind = start
-        self.observed_in = nn.Linear(state_dim, width, bias=False)
+        self.appearance, self.motion = appearance, motion
+        self.observed_in = nn.Linear(state_dim * (bool(appearance) + bool(motion)), width, bias=False)
         self.candidate_in = nn.Linear(state_dim, width, bias=False)
         nn.init.xavier_normal_(self.observed_in.weight)
         nn.init.xavier_normal_(self.candidate_in.weight)
         self.forecast_head: nn.Linear | None = None
         if start == "forecast":
-            self.forecast_head = nn.Linear(width, state_dim, bias=False)
-            nn.init.zeros_(self.forecast_head.weight)  # the first forecast is the last state
+            self.forecast_head = head = nn.Linear(width, state_dim, bias=False)
+            nn.init.zeros_(head.weight)  # the first forecast is the last state
 
-    def embed_observed(self, states: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, W)."""
-        return self.observed_in(states)
+    def embed_observed(self, states: Tensor, before: Tensor) -> Tensor:
+        """States (B, T, D) and the states before them -> (B, T, W)."""
+        features = []
+        if self.appearance:
+            features.append(self.appearance * states)
+        if self.motion:
+            features.append(self.motion * (states - before))
+        return self.observed_in(torch.cat(features, dim=-1))
 
     def embed_candidate(self, point: Tensor) -> Tensor:
         """(B, T', D) -> (B, T', W)."""

@@ -102,6 +102,10 @@ class EbtSection(Section):
     """The candidate before step 0."""
     start_noise: NonNegative = 0.0
     """Training only: std of the Gaussian added to the start, in state units."""
+    appearance: NonNegative = 1.0
+    """Weight of an observed state itself in what the network reads of it."""
+    motion: NonNegative = 0.0
+    """Weight of its difference from the state before it; 0 is the published form."""
     context_noise: NonNegative = 0.0
     """Training only: std of the Gaussian added to the observed states the network reads, in state units; the start
     stays clean. It keeps small sets from being learned by heart."""
@@ -111,6 +115,8 @@ class EbtSection(Section):
     def _shape(self) -> Self:
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise ValueError(f"width: {self.width} must be heads ({self.heads}) times an even head size")
+        if not (self.appearance or self.motion):
+            raise ValueError("appearance: it and motion can't both be 0, the network would read nothing")
         if self.step_conditioning == "none" and self.landscapes > 1:
             raise ValueError("landscapes: more than one needs step_conditioning=embedding or adaln")
         return self

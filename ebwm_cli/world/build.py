@@ -44,7 +44,8 @@ def build_world(model: EbtSection, spec: StateSpec) -> EnergyWorld:
         step_conditioning=model.step_conditioning,
         num_landscapes=model.landscapes,
     )
-    return EnergyWorld(network, LatentSpace(spec.state_dim, model.width, model.start), model, spec)
+    space = LatentSpace(spec.state_dim, model.width, model.start, model.appearance, model.motion)
+    return EnergyWorld(network, space, model, spec)
 
 
 def trunk_flops(model: EbtSection, new: int, visible: int) -> float:
@@ -65,9 +66,10 @@ def cost(recipe: Recipe, spec: StateSpec) -> Cost:
     params, core = count_parameters(world.parameters()), count_parameters(world.network.parameters())
     length, rules = spec.context, model.descent
     embed = 2.0 * spec.state_dim * model.width
+    read = embed * (bool(model.appearance) + bool(model.motion))
     forecast = embed if model.start == "forecast" else 0.0
 
-    observed = trunk_flops(model, length, length) + length * (embed + forecast)
+    observed = trunk_flops(model, length, length) + length * (read + forecast)
     proposed = trunk_flops(model, length, length) + length * (embed + 2 * model.width)
     free, steps = sum(rules.free_steps) / 2, sum(rules.steps_range) / 2
     per_window = OBSERVE_PASSES * observed + (THINK_PASSES * free + LEARN_PASSES * steps) * proposed
@@ -76,8 +78,8 @@ def cost(recipe: Recipe, spec: StateSpec) -> Cost:
         behind = 2.0 * length * model.width * (model.width + 3 * hidden + 2 * length)
         per_window -= (OBSERVE_PASSES - 1) * behind
 
-    one = trunk_flops(model, 1, length) + embed
-    per_state = think.samples * (THINK_PASSES * think.steps + 1) * (one + 2 * model.width) + one
+    one = trunk_flops(model, 1, length)
+    per_state = think.samples * (THINK_PASSES * think.steps + 1) * (one + embed + 2 * model.width) + one + read
 
     part = train.batch_size // train.accumulate
     # Floats a block keeps for its second-order backward, per position; measured on CPU, within a factor of 1.5.

@@ -146,8 +146,11 @@ class EnergyWorld(nn.Module):
         more than the context holds."""
         if memory is not None:
             memory = memory.last(max(self.spec.context - states.shape[1], 1))
+        first = memory.states[:, -1:] if memory else states[:, :1]  # the very first state has not moved
+        before = torch.cat([first, states[:, :-1]], dim=1)
         with self._precision(states):
-            trunk = self.network.observe(self.space.embed_observed(states), memory.trunk if memory else None)
+            embedded = self.space.embed_observed(states, before)
+            trunk = self.network.observe(embedded, memory.trunk if memory else None)
         return Memory(trunk, torch.cat([memory.states, states], dim=1) if memory else states)
 
     # ------------------------------------------------------------------------------------------ think
@@ -211,8 +214,7 @@ class EnergyWorld(nn.Module):
         """Total energy (B, P) of candidates (B, P, D) as next states of the last P remembered ones. `start` is what
         the anchor pulls to, by default the state space's own start."""
         if start is None:
-            rng = torch.Generator().manual_seed(0)
-            count = candidate.shape[1]
+            count, rng = candidate.shape[1], torch.Generator().manual_seed(0)
             start = self.space.start(memory.states[:, -count:], memory.trunk.hidden[:, -count:], rng)
         return total_energy(
             self._landscapes(memory.trunk),

@@ -59,7 +59,7 @@ def straightforward(world, states, steps: int = 2):
         candidate, loss = context, 0.0
         for _ in range(steps):
             candidate = candidate.detach().requires_grad_()
-            observed = world.space.embed_observed(context)
+            observed = world.space.embed_observed(context, context)
             energy = naive.two_stream_energy(world.network, observed, world.space.embed_candidate(candidate))
             (gradient,) = torch.autograd.grad(energy.sum(), candidate, create_graph=True)
             candidate = candidate - world.step_size * gradient
@@ -90,7 +90,7 @@ def thinking(repeats: int, steps: int = 8) -> dict[str, float]:
         for _ in range(steps):
             candidate = candidate.detach().requires_grad_()
             with torch.no_grad():
-                observed = world.space.embed_observed(states)
+                observed = world.space.embed_observed(states, states)
             energy = naive.two_stream_energy(world.network, observed, world.space.embed_candidate(candidate))
             (gradient,) = torch.autograd.grad(energy.sum(), candidate)
             candidate = candidate.detach() - world.step_size.detach() * gradient
