@@ -5,6 +5,8 @@ import errno
 import os
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -142,7 +144,6 @@ def test_training_on_a_failing_disk_stops_with_advice_and_goes_on_to_the_same_bi
 
 def test_a_limit_on_file_sizes_stops_with_advice(data, tmp_path):
     """As a full disk does: in a child, since the limit can't be taken back."""
-    import resource
 
     out = tmp_path / "run"
     finish(short_recipe(steps=5), data, out)
