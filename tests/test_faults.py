@@ -5,10 +5,9 @@ import errno
 import os
 import random
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import child
 import pytest
 import torch
 from small_set import make_set
@@ -144,26 +143,13 @@ def test_training_on_a_failing_disk_stops_with_advice_and_goes_on_to_the_same_bi
 
 def test_a_limit_on_file_sizes_stops_with_advice(data, tmp_path):
     """As a full disk does: in a child, since the limit can't be taken back."""
-
     out = tmp_path / "run"
     finish(short_recipe(steps=5), data, out)
-    recipe = tmp_path / "recipe.json"
-    recipe.write_text(short_recipe().model_dump_json())
-    script = """
-import resource, sys
-from pathlib import Path
-from ebwm_cli.commands.train import train
-from ebwm_cli.errors import ResourceError
-from ebwm_cli.recipe.schema import Recipe
-recipe = Recipe.model_validate_json(Path(sys.argv[1]).read_text())
-resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-try:
-    list(train(recipe, Path(sys.argv[2]), Path(sys.argv[3])))
-except ResourceError:
-    sys.exit(7)
-"""
-    command = [sys.executable, "-c", script, str(recipe), str(data), str(out)]
-    assert subprocess.run(command, timeout=120, check=False).returncode == 7
+    with child.start(short_recipe(), data, out, file_size_limit=4096) as process:
+        told = process.communicate()[1]
+    assert process.returncode == ResourceError.exit_code, told
+    assert "File too large" in told
+    assert "same command" in told
     assert saved_steps(out / "checkpoints") == [5]
     assert read_state(step_folder(out / "checkpoints", 5)).numbers["step"] == 5
     report, _ = finish(short_recipe(), data, out)

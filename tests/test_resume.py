@@ -1,12 +1,12 @@
 """Resume is equality: whatever moment a run ends at, the same command goes on to the very same bits."""
 
-import contextlib
 import os
 import random
 import signal
 import time
 from pathlib import Path
 
+import child
 import pytest
 from small_set import make_set
 from training import finish, leftovers, outcome, short_recipe
@@ -105,17 +105,15 @@ def test_killed_at_random_moments(data, tmp_path):
     seconds_per_save = (time.perf_counter() - began) / 20
     for kill in range(6):
         before = saved_steps(out / "checkpoints")
-        child = os.fork()
-        if child == 0:
-            with contextlib.suppress(BaseException):
-                list(train(recipe, data, out))
-            os._exit(0)
-        while kill and saved_steps(out / "checkpoints")[-1:] == before[-1:]:  # the first dies before any checkpoint
-            assert os.waitpid(child, os.WNOHANG) == (0, 0), "ended by itself"
-            time.sleep(0.001)
-        time.sleep(dice.uniform(0, 2) * seconds_per_save)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        with child.start(recipe, data, out) as process:
+            try:
+                while kill and saved_steps(out / "checkpoints")[-1:] == before[-1:]:  # the first dies before any save
+                    assert process.poll() is None, "ended by itself"
+                    time.sleep(0.001)
+                time.sleep(dice.uniform(0, 2) * seconds_per_save)
+            finally:
+                process.kill()
+        assert process.returncode == -signal.SIGKILL, "ended by itself"
         assert not (out / "train.json").exists()
         assert len(saved_steps(out / "checkpoints")) <= 2 + 1
     finish(recipe, data, out)
