@@ -12,24 +12,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+STILL = (
+    0.5  # std of the first bias under motions: what a still scene reads as, lest a norm blow nothing up to something
+)
+
 
 class LatentSpace(nn.Module):
     """Real-valued states (B, T, D) of unit average variance.
 
-    The network reads observed states as W [a x, m (x - before)]: where they are and how they came there, `appearance` a
-    and `motion` m being the weights of the two. Candidates enter as they are. `start` is the candidate before step 0:
-    `noise`, `zeros`, `last` (the newest observed state) or `forecast` (the newest state plus a linear head on the
-    observed stream, trained with its own loss).
+    The network reads observed states as W [a x, m (x - before)] + b: where they are and how they came there. The weights
+    are `appearance` a and `motion` m; without motion there is no b. Candidates enter as they are. `start` is the
+    candidate before step 0: `noise`, `zeros`, `last` (the newest observed state) or `forecast` (the newest state plus
+    a linear head on the observed stream, trained with its own loss).
     """
 
     def __init__(self, state_dim: int, width: int, start: str, appearance: float = 1.0, motion: float = 0.0) -> None:
         super().__init__()
         self.start_kind = start
         self.appearance, self.motion = appearance, motion
-        self.observed_in = nn.Linear(state_dim * (bool(appearance) + bool(motion)), width, bias=False)
+        self.observed_in = nn.Linear(state_dim * (bool(appearance) + bool(motion)), width, bias=bool(motion))
         self.candidate_in = nn.Linear(state_dim, width, bias=False)
         nn.init.xavier_normal_(self.observed_in.weight)
         nn.init.xavier_normal_(self.candidate_in.weight)
+        if motion:
+            nn.init.normal_(self.observed_in.bias, std=STILL)
         self.forecast_head: nn.Linear | None = None
         if start == "forecast":
             self.forecast_head = head = nn.Linear(width, state_dim, bias=False)
@@ -77,3 +83,8 @@ class LatentSpace(nn.Module):
 def gaussian(shape: torch.Size | tuple[int, ...], rng: torch.Generator, like: Tensor) -> Tensor:
     """Standard normal numbers from `rng`, on the device and in the dtype of `like`."""
     return torch.randn(shape, generator=rng, device=rng.device).to(like.device, like.dtype)
+
+
+def uniform(shape: torch.Size | tuple[int, ...], rng: torch.Generator, like: Tensor) -> Tensor:
+    """Numbers uniform in [0, 1) from `rng`, on the device and in the dtype of `like`."""
+    return torch.rand(shape, generator=rng, device=rng.device).to(like.device, like.dtype)

@@ -107,8 +107,8 @@ class EbtSection(Section):
     motion: NonNegative = 0.0
     """Weight of its difference from the state before it; 0 is the published form."""
     context_noise: NonNegative = 0.0
-    """Training only: std of the Gaussian added to the observed states the network reads, in state units; the start
-    stays clean. It keeps small sets from being learned by heart."""
+    """Training only: largest std of the Gaussian added to the observed states the network reads, in state units; each
+    window draws its own from 0 to this, and the start stays clean. It keeps small sets from being learned by heart."""
     descent: DescentSection = DescentSection()
 
     @model_validator(mode="after")

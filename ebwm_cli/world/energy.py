@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ebwm_cli.model.ebt import EnergyTransformer
-from ebwm_cli.model.state_space import LatentSpace, gaussian
+from ebwm_cli.model.state_space import LatentSpace, gaussian, uniform
 from ebwm_cli.model.trunk import Memory as TrunkMemory
 from ebwm_cli.recipe.schema import EbtSection, StateSpec, ThinkSection
 from ebwm_cli.sampler.descent import EnergyFn, Move, descend, total_energy
@@ -86,7 +86,8 @@ class EnergyWorld(nn.Module):
         free, steps = draw_count(*rules.free_steps, rng), draw_count(*rules.steps_range, rng)
         read = context
         if self.model.context_noise:
-            read = context + self.model.context_noise * gaussian(context.shape, rng, context)
+            level = self.model.context_noise * uniform((len(context), 1, 1), rng, context)  # still scenes are seen too
+            read = context + level * gaussian(context.shape, rng, context)
         memory = self.observe(read)
         running = RunningLoss()
         running.watch([*self.network.parameters(), *self.space.candidate_in.parameters()])
