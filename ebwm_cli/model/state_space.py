@@ -21,9 +21,10 @@ class LatentSpace(nn.Module):
     """Real-valued states (B, T, D) of unit average variance.
 
     The network reads observed states as W [a x, m (x - before)] + b: where they are and how they came there. The
-    weights are `appearance` a and `motion` m; without motion there is no b. Candidates enter as they are. `start` is the
-    candidate before step 0: `noise`, `zeros`, `last` (the newest observed state) or `forecast` (the newest state plus
-    a linear head on the observed stream, trained with its own loss).
+    weights are `appearance` a and `motion` m; without motion there is no b. Candidates enter as they are.
+
+    `start` is the candidate before step 0: `noise`, `zeros`, `last` (the newest observed state) or `forecast` (the
+    newest state plus a linear head on the observed stream, trained with its own loss).
     """
 
     def __init__(self, state_dim: int, width: int, start: str, appearance: float = 1.0, motion: float = 0.0) -> None:
