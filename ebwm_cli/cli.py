@@ -5,6 +5,7 @@ Heavy modules are imported inside the commands. Only this file may chain command
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import traceback
@@ -208,6 +209,8 @@ def _tour(recipe: Recipe, *, data: Path | None, out: Path | None, fresh: bool, d
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
+    # Threads that wait asleep cost nothing alone; threads that spin lose a hundredfold where another program has a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read once, when torch is loaded
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     sys.exit(run(sys.argv[1:]))
