@@ -209,7 +209,7 @@ def _tour(recipe: Recipe, *, data: Path | None, out: Path | None, fresh: bool, d
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
-    # Threads that wait asleep cost nothing alone; threads that spin lose a hundredfold where another program has a core.
+    # Threads that wait asleep cost little alone; threads that spin stall where another program holds a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read once, when torch is loaded
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
