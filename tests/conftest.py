@@ -1,11 +1,10 @@
-"""Shared by all tests: `naive` importable by name, and one thread, so that runs are fair to their neighbours."""
+"""Shared by all tests: `naive` importable by name, and threads that wait asleep, one where nobody asks for more."""
 
 import os
 import sys
 from pathlib import Path
 
-# Asked for before torch loads: it binds the threads of backward passes and of child processes too.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is loaded; spinning threads stall beside others
 
 import torch
 
