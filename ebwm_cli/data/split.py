@@ -19,7 +19,7 @@ from ebwm_cli.errors import DataError
 
 TRAIN, VAL, TEST, GAP = 0, 1, 2, -1
 BY_CLIP_FROM = 20
-HELD_OUT = 0.1
+HELD_OUT = 0.15
 """Share of the clips, or of a stretch's states, for val and as much for test."""
 USUAL = ((2, 0.5), (1, 0.4))
 """Windows that a held-out block holds at least, and the share of the stretch that must be left for train."""
