@@ -35,25 +35,22 @@ class RunningLoss:
     def __init__(self) -> None:
         self._sources: list[Tensor] = []
         self._leaves: list[Tensor] = []
-        self._grads: list[Tensor | None] = []
+        self._sums: list[Tensor] = []
+        self._reached: list[bool] = []
         self._value: Tensor | None = None
 
     def watch(self, parameters: Iterable[Tensor]) -> None:
         """Collect gradients of these leaves."""
         for parameter in parameters:
             if parameter.requires_grad:
-                self._sources.append(parameter)
-                self._leaves.append(parameter)
-                self._grads.append(None)
+                self._collect(parameter, parameter)
 
     def cut(self, source: Tensor) -> Tensor:
         """`source` as a leaf that losses may use again and again, its own graph waiting for `total().backward()`."""
         if not (source.requires_grad and torch.is_grad_enabled()):
             return source.detach()
         leaf = source.detach().requires_grad_()
-        self._sources.append(source)
-        self._leaves.append(leaf)
-        self._grads.append(None)
+        self._collect(source, leaf)
         return leaf
 
     def add(self, loss: Tensor) -> None:
@@ -63,17 +60,22 @@ class RunningLoss:
         if not loss.requires_grad:
             return
         grads: list[Tensor | None] = list(torch.autograd.grad(loss, self._leaves, allow_unused=True))
-        for i, held in enumerate(self._grads):
+        for i, total in enumerate(self._sums):
             grad, grads[i] = grads[i], None  # freed as soon as it is added
-            if grad is None:
-                continue
-            if held is None:
-                self._grads[i] = grad.clone()  # autograd may hand out one tensor twice, or a view
-            else:
-                held.add_(grad)
+            if grad is not None:
+                total.add_(grad)
+                self._reached[i] = True
 
     def total(self) -> Tensor:
         """The sum as one scalar."""
         if self._value is None:
             raise ValueError("no loss was added")
-        return _Known.apply(self._value, self._grads, *self._sources)  # type: ignore[return-value]
+        grads = [total if reached else None for total, reached in zip(self._sums, self._reached, strict=True)]
+        return _Known.apply(self._value, grads, *self._sources)  # type: ignore[return-value]
+
+    def _collect(self, source: Tensor, leaf: Tensor) -> None:
+        self._sources.append(source)
+        self._leaves.append(leaf)
+        # Made before any activation: what lives long must not land between what lives shortly, or the heap grows.
+        self._sums.append(torch.zeros_like(leaf, memory_format=torch.contiguous_format))
+        self._reached.append(False)
