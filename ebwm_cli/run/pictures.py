@@ -120,7 +120,8 @@ def draw_landscape(path: Path, title: str, landscape: Landscape, curves: Sequenc
     axes.set_ylim(landscape.v[0], landscape.v[-1])
     axes.set_xlabel("start → final, state units")
     axes.set_ylabel(f"second direction ({landscape.second}), state units")
-    axes.legend(loc="lower right", fontsize=8.5, framealpha=0.92, facecolor=PAPER, edgecolor="none")
+    above = {"loc": "lower right", "bbox_to_anchor": (1.02, 0.995), "ncols": 4}  # it covers nothing of the landscape
+    axes.legend(**above, fontsize=8.5, frameon=False, columnspacing=1.2, handletextpad=0.4, borderaxespad=0.1)
     _plain(axes, grid=False)
     bar = figure.colorbar(filled, cax=figure.add_axes((0.515, 0.115, 0.013, 0.77)), spacing="proportional")
     bar.locator = MaxNLocator(7)  # pyright: ignore[reportAttributeAccessIssue]
