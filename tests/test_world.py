@@ -8,7 +8,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ebwm_cli.recipe.load import load_recipe
-from ebwm_cli.recipe.schema import DescentSection, EbtSection, Recipe, StateSpec, ThinkSection, TrainSection
+from ebwm_cli.recipe.schema import (
+    DataSection,
+    DescentSection,
+    EbtSection,
+    Recipe,
+    StateSpec,
+    ThinkSection,
+    TrainSection,
+)
 from ebwm_cli.world.build import build_world, cost
 from ebwm_cli.world.optim import build_optimizer, learning_rate, set_learning_rate
 from ebwm_cli.world.protocol import Judge, WorldModel
@@ -136,7 +144,7 @@ def test_the_forecast_loss_is_added_and_the_descent_does_not_train_it():
     by_all = world.space.forecast_head.weight.grad.clone()
     world.zero_grad()
     memory = world.observe(states[:, :-1])
-    world.space.distance(world.space.forecast(states[:, :-1], memory.trunk.hidden), states[:, 1:]).mean().backward()
+    world.space.distance(world.space.start(states[:, :-1], memory.trunk.hidden, rng()), states[:, 1:]).mean().backward()
     assert torch.allclose(by_all, world.space.forecast_head.weight.grad, atol=1e-7)
 
 
@@ -270,17 +278,31 @@ def counted_flops(run) -> int:
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize("steps", [1, 2, 4])
-def test_flops_are_those_torch_counts(steps):
-    spec = StateSpec(state_dim=32, context=16)
-    rules = DescentSection(steps=steps, free_steps=(1, 1))
+VIDEO = StateSpec(state_dim=32, context=16)
+TEXT = StateSpec(modality="text", state_dim=200, context=16)
+
+
+@pytest.mark.parametrize(
+    ("spec", "steps", "model"),
+    [
+        (VIDEO, 1, {}),
+        (VIDEO, 2, {}),
+        (VIDEO, 4, {}),
+        (TEXT, 1, {"start": "zeros", "compatibility": True}),
+        (TEXT, 3, {"start": "zeros"}),
+        (TEXT, 2, {"start": "forecast"}),
+    ],
+)
+def test_flops_are_those_torch_counts(spec, steps, model):
+    rules = DescentSection(steps=steps, free_steps=(min(steps, 1), min(steps, 1)))
     recipe = Recipe(
-        model=EbtSection(width=64, layers=3, heads=2, descent=rules),
+        data=DataSection(modality=spec.modality),
+        model=EbtSection(width=64, layers=3, heads=2, descent=rules, **model),
         think=ThinkSection(steps=steps),
         train=TrainSection(batch_size=4),
     )
     world = build_world(recipe.model, spec)
-    states = torch.randn(4, 17, 32)
+    states = torch.randint(0, 200, (4, 17)) if spec == TEXT else torch.randn(4, 17, 32)
     seen = counted_flops(lambda: world.loss(states, rng())[0].backward())
     assert cost(recipe, spec).flops_per_step == pytest.approx(seen, rel=0.05)
     with torch.no_grad():

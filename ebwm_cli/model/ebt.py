@@ -1,12 +1,14 @@
 """The energy-based transformer: E(x_1..x_t, y), one scalar per position (EBT, arXiv 2507.02092).
 
-energy_t = w . norm(trunk(y_t | x_1 .. x_t)). It scores candidates and never moves them; what a state is, and how it was
-embedded, it does not know.
+energy_t = w . norm(trunk(y_t | x_1 .. x_t)) [- h_t . y_t / sqrt(W), h_t = norm(trunk(x_1 .. x_t))]. It scores
+candidates and never moves them; what a state is, and how it was embedded, it does not know.
 """
 
 # B batch, T observed positions, T' candidate positions, W width
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ class EnergyTransformer(nn.Module):
 
     `step_conditioning`: `none`; `embedding`, a learned vector per landscape added to the candidate; `adaln`, a shift,
     scale and gate per landscape in every block. Either touches the candidate stream alone, so a Memory serves all
-    landscapes.
+    landscapes. `compatibility` adds the term in brackets: the context's own say, whose gradient is an output layer.
     """
 
     def __init__(
@@ -30,13 +32,16 @@ class EnergyTransformer(nn.Module):
         ffn_multiplier: float = 1.0,
         step_conditioning: str = "none",
         num_landscapes: int = 1,
+        compatibility: bool = False,
     ) -> None:
         super().__init__()
         adaln = num_landscapes if step_conditioning == "adaln" else 0
         self.trunk = Trunk(width, layers, heads, ffn_multiplier, adaln)
         self.landscape = nn.Embedding(num_landscapes, width) if step_conditioning == "embedding" else None
+        self.width = width
         self.head = nn.Linear(width, 1, bias=False)
         self.num_landscapes = num_landscapes
+        self.compatibility = compatibility
         initialise(self)
 
     def observe(self, observed: Tensor, memory: Memory | None = None) -> Memory:
@@ -50,14 +55,17 @@ class EnergyTransformer(nn.Module):
         remembered state each candidate follows; it may repeat, so many samples share one Memory.
         """
         landscape = min(landscape, self.num_landscapes - 1)
-        if self.landscape is not None:
-            candidate = candidate + self.landscape.weight[landscape]
-        hidden = self.trunk.propose(candidate, memory, landscape, positions)
+        stream = candidate if self.landscape is None else candidate + self.landscape.weight[landscape]
+        hidden = self.trunk.propose(stream, memory, landscape, positions)
         with torch.autocast(hidden.device.type, enabled=False):  # energies stay fp32
-            return self.head(hidden.to(self.head.weight.dtype)).squeeze(-1)
+            energy = self.head(hidden.to(self.head.weight.dtype)).squeeze(-1)
+            if self.compatibility:
+                context = memory.hidden[:, -candidate.shape[1] :] if positions is None else memory.hidden[:, positions]
+                energy = energy - torch.linalg.vecdot(context.to(candidate), candidate) / math.sqrt(self.width)
+        return energy
 
 
-def initialise(module: nn.Module) -> None:
+def initialise(network: EnergyTransformer) -> None:
     """All initial values, in one place.
 
     | parameter | value |
@@ -66,9 +74,12 @@ def initialise(module: nn.Module) -> None:
     | norm weights | 1 |
     | landscape embeddings | normal, std 0.02 |
     | adaLN modulations | 0: every landscape starts as the plain block |
+    | energy head beside a compatibility term | 0: the context speaks first, and the trunk improves on it |
     """
-    for child in module.modules():
+    for child in network.modules():
         if isinstance(child, nn.Linear):
             nn.init.xavier_normal_(child.weight)
         elif isinstance(child, nn.Embedding):
             nn.init.normal_(child.weight, std=0.02)
+    if network.compatibility:
+        nn.init.zeros_(network.head.weight)

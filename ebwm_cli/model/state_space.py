@@ -1,12 +1,15 @@
-"""What a state is: how it enters the network, where descent starts, how far two states are apart.
+"""What a state is: how it enters the network, where descent starts, how it moves, how far two states are apart.
 
-LatentSpace: states are real vectors of unit average variance, geometry is Euclidean, loss is SmoothL1. A state space
-knows no network and no sampler; the sampler sees its `point` and `divergence` only.
+LatentSpace, for video: states are real vectors of unit average variance, geometry is Euclidean, loss is SmoothL1. A
+state space knows no network and no sampler; the sampler sees its `point`, `move` and `divergence` only.
 """
 
-# B batch, T positions, D state size, W width
+# B batch, T observed positions, T' candidate positions, D state size, W width
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +18,97 @@ from torch.nn import functional as F
 STILL = (
     0.5  # std of the first bias under motions: what a still scene reads as, lest a norm blow nothing up to something
 )
+
+
+class Reference(Protocol):
+    """A predictor that needs no network."""
+
+    def loss(self, context: Tensor, target: Tensor) -> Tensor:
+        """Losses (B, T) of predicting `target` (B, T, ...) from the states `context` (B, T, ...) before each."""
+        ...
+
+
+class References(NamedTuple):
+    """The predictors every model of this kind of state is held against, by name."""
+
+    predictors: dict[str, Reference]
+    """The one to beat first."""
+    mean: str
+    """Which of them predicts the mean training state, whatever came before."""
+    copying: str | None = None
+    """Which of them predicts that nothing changes, where that means anything."""
+
+
+class StateSpace(Protocol):
+    """What energies, trainers and evaluators need of a state; one implementation per modality, all `nn.Module`s.
+
+    A true state is a row of `states` (B, T, ...); a candidate (B, T', D) is what descent moves, a point (B, T', ...)
+    where the energy is evaluated.
+    """
+
+    forecasts: bool
+    """Whether `start` is a forecast of its own, to be learned."""
+    in_nats: bool
+    """Whether `distance` is -ln p(target), so that exp of its mean is a perplexity."""
+
+    def embed_observed(self, states: Tensor, before: Tensor) -> Tensor:
+        """True states and the states before them -> (B, T, W)."""
+        ...
+
+    def embed_candidate(self, point: Tensor) -> Tensor:
+        """Points -> (B, T', W)."""
+        ...
+
+    def learned_parameters(self) -> Iterable[nn.Parameter]:
+        """What `start`, `point`, `embed_candidate` and `move` depend on."""
+        ...
+
+    def start(self, states: Tensor, hidden: Tensor, rng: torch.Generator) -> Tensor:
+        """Candidates before step 0, after `states` (B, T', ...) whose hidden states are (B, T', W)."""
+        ...
+
+    def point(self, candidate: Tensor) -> Tensor:
+        """Where the energy of a candidate is evaluated and differentiated."""
+        ...
+
+    def move(self, candidate: Tensor, gradient: Tensor, length: float | Tensor) -> Tensor:
+        """The candidate after a move of `length` against the energy's `gradient` at its point."""
+        ...
+
+    def divergence(self, candidate: Tensor, start: Tensor) -> Tensor:
+        """D(candidate, start), (B, T')."""
+        ...
+
+    def distance(self, candidate: Tensor, target: Tensor) -> Tensor:
+        """Prediction loss (B, T') against true states."""
+        ...
+
+    def commit(self, candidate: Tensor) -> Tensor:
+        """The true state (B, T', ...) a candidate stands for, to be remembered."""
+        ...
+
+    def certain(self, states: Tensor) -> Tensor:
+        """The candidate (B, T', D) that stands for true states (B, T', ...)."""
+        ...
+
+    def average(self, candidates: Tensor) -> Tensor:
+        """One candidate (B, T', D) that stands for several (B, T', M, D)."""
+        ...
+
+    def doubt(self, candidate: Tensor, states: Tensor) -> Tensor:
+        """How unsure a prediction after `states` looks without its energy, (B, T'): the trivial predictor of error."""
+        ...
+
+    doubt_name: str
+    """What `doubt` is, in words."""
+
+    def copying(self) -> Reference | None:
+        """The predictor that nothing changes, where that means anything."""
+        ...
+
+    def references(self, training: Tensor) -> References:
+        """Predictors fitted to the training states (N, ...)."""
+        ...
 
 
 class LatentSpace(nn.Module):
@@ -27,9 +121,13 @@ class LatentSpace(nn.Module):
     newest state plus a linear head on the observed stream, trained with its own loss).
     """
 
+    in_nats = False
+    doubt_name = "size of the predicted move"
+
     def __init__(self, state_dim: int, width: int, start: str, appearance: float = 1.0, motion: float = 0.0) -> None:
         super().__init__()
         self.start_kind = start
+        self.forecasts = start == "forecast"
         self.appearance, self.motion = appearance, motion
         self.observed_in = nn.Linear(state_dim * (bool(appearance) + bool(motion)), width, bias=bool(motion))
         self.candidate_in = nn.Linear(state_dim, width, bias=False)
@@ -38,7 +136,7 @@ class LatentSpace(nn.Module):
         if motion:
             nn.init.normal_(self.observed_in.bias, std=STILL)
         self.forecast_head: nn.Linear | None = None
-        if start == "forecast":
+        if self.forecasts:
             self.forecast_head = head = nn.Linear(width, state_dim, bias=False)
             nn.init.zeros_(head.weight)  # the first forecast is the last state
 
@@ -55,22 +153,25 @@ class LatentSpace(nn.Module):
         """(B, T', D) -> (B, T', W)."""
         return self.candidate_in(point)
 
+    def learned_parameters(self) -> Iterable[nn.Parameter]:
+        """The candidates' way in, and the forecast."""
+        return [*self.candidate_in.parameters(), *(self.forecast_head.parameters() if self.forecast_head else ())]
+
     def start(self, states: Tensor, hidden: Tensor, rng: torch.Generator) -> Tensor:
         """Candidates (B, T', D) before step 0, after `states` (B, T', D) whose hidden states are (B, T', W)."""
         if self.start_kind == "noise":
             return gaussian(states.shape, rng, states)
         if self.start_kind == "zeros":
             return torch.zeros_like(states)
-        return states if self.forecast_head is None else self.forecast(states, hidden)
-
-    def forecast(self, states: Tensor, hidden: Tensor) -> Tensor:
-        """The forecast head's next states (B, T', D)."""
-        assert self.forecast_head is not None
-        return states + self.forecast_head(hidden).float()
+        return states if self.forecast_head is None else states + self.forecast_head(hidden).to(states.dtype)
 
     def point(self, candidate: Tensor) -> Tensor:
-        """The point the energy is differentiated at: the candidate itself."""
+        """The candidate itself."""
         return candidate
+
+    def move(self, candidate: Tensor, gradient: Tensor, length: float | Tensor) -> Tensor:
+        """y - length * dE/dy."""
+        return candidate - length * gradient
 
     def divergence(self, candidate: Tensor, start: Tensor) -> Tensor:
         """Bregman divergence D(y, y0) = |y - y0|^2 / 2 of Euclidean space, (B, T')."""
@@ -79,6 +180,56 @@ class LatentSpace(nn.Module):
     def distance(self, candidate: Tensor, target: Tensor) -> Tensor:
         """Prediction loss (B, T'): SmoothL1 with beta 1, averaged over the state's dimensions."""
         return F.smooth_l1_loss(candidate, target, reduction="none").mean(-1)
+
+    def commit(self, candidate: Tensor) -> Tensor:
+        """The candidate itself."""
+        return candidate
+
+    def certain(self, states: Tensor) -> Tensor:
+        """The states themselves."""
+        return states
+
+    def average(self, candidates: Tensor) -> Tensor:
+        """Mean over the samples, (B, T', M, D) -> (B, T', D)."""
+        return candidates.mean(-2)
+
+    def doubt(self, candidate: Tensor, states: Tensor) -> Tensor:
+        """Root mean square size of the predicted move, (B, T'): what moves far is hard to foresee."""
+        return (candidate - states).square().mean(-1).sqrt()
+
+    def copying(self) -> Reference:
+        """Predicts the last state."""
+        return Copy(self.distance)
+
+    def references(self, training: Tensor) -> References:
+        """Copying the last state, and the mean training state."""
+        mean = Always(training.mean(0, dtype=torch.float64), self.distance)
+        predictors = {"copying the last": self.copying(), "predicting the mean": mean}
+        return References(predictors, mean="predicting the mean", copying="copying the last")
+
+
+class Copy:
+    """Predicts that nothing changes."""
+
+    def __init__(self, distance: Distance) -> None:
+        self._distance = distance
+
+    def loss(self, context: Tensor, target: Tensor) -> Tensor:
+        return self._distance(context, target)
+
+
+class Always:
+    """Predicts one state (D,) always."""
+
+    def __init__(self, state: Tensor, distance: Distance) -> None:
+        self._state, self._distance = state, distance
+
+    def loss(self, context: Tensor, target: Tensor) -> Tensor:
+        return self._distance(self._state.to(target).expand_as(target), target)
+
+
+class Distance(Protocol):
+    def __call__(self, candidate: Tensor, target: Tensor) -> Tensor: ...
 
 
 def gaussian(shape: torch.Size | tuple[int, ...], rng: torch.Generator, like: Tensor) -> Tensor:

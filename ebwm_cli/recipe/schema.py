@@ -12,6 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ebwm_cli.errors import RecipeError
 
+SIZE_OPTION: dict[str, str] = {"video": "--latent-dim", "text": "--vocab-size"}
+UNPREPARED: dict[str, str] = {
+    "video": "data.state_dim=128 data.context=16",
+    "text": "data.state_dim=4096 data.context=256",
+}
+
 
 class Section(BaseModel):
     """Base of all sections: frozen, strict about keys."""
@@ -22,14 +28,16 @@ class Section(BaseModel):
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Steps = Annotated[int, Field(ge=0)]
+Modality = Literal["video", "text"]
 
 
 class StateSpec(Section):
     """What one state of a prepared set is; stored in its manifest and in every checkpoint."""
 
-    modality: Literal["video"] = "video"
+    modality: Modality = "video"
     state_dim: Count
-    """Numbers per state (latent dimensions)."""
+    """Numbers per state: latent dimensions, or the tokens of the vocabulary."""
     context: Count
     """States of context in a window; a window holds one more."""
 
@@ -37,7 +45,7 @@ class StateSpec(Section):
 class DataSection(Section):
     """What the recipe expects of the prepared set."""
 
-    modality: Literal["video"] = "video"
+    modality: Modality = "video"
     context: Count | None = None
     """States of context per training window; None takes the prepared set's. May be shorter than the set's."""
     state_dim: Count | None = None
@@ -50,9 +58,10 @@ class DataSection(Section):
 class DescentSection(Section):
     """How a candidate moves: y <- y - alpha * dE/dy - lambda * (y - y0) + sigma * eps."""
 
-    steps: Count | tuple[Count, Count] = 2
-    """Descent steps that carry loss in training; a pair [low, high] is drawn per batch, both ends included."""
-    free_steps: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] = (0, 4)
+    steps: Steps | tuple[Count, Count] = 2
+    """Descent steps that carry loss in training; a pair [low, high] is drawn per batch, both ends included. 0 leaves
+    the forecast as it is: a plain autoregressive transformer, which needs start=forecast."""
+    free_steps: tuple[Steps, Steps] = (0, 4)
     """Descent steps taken without loss before those, drawn per batch, so that training sees candidates that have
     already settled; (0, 0) is the published form."""
     step_size: Positive = 1.0
@@ -84,6 +93,16 @@ class DescentSection(Section):
         return self.steps if isinstance(self.steps, tuple) else (self.steps, self.steps)
 
 
+class TokenSection(Section):
+    """How logits over a vocabulary move. p = softmax(z) is where the energy is evaluated; text only."""
+
+    rule: Literal["mirror", "logits", "replace"] = "mirror"
+    """`mirror`: z <- z - alpha * dE/dp, descent in the geometry of distributions. `logits`: z <- z - alpha * dE/dz,
+    which flattens where p is sure. `replace`: z <- p - alpha * dE/dp, the published rule, which forgets z."""
+    table: Literal["shared", "own"] = "shared"
+    """Whether candidates are embedded by the table that observed tokens are read with, or by one of their own."""
+
+
 class EbtSection(Section):
     """The energy-based transformer and the way its candidates move."""
 
@@ -109,6 +128,10 @@ class EbtSection(Section):
     context_noise: NonNegative = 0.0
     """Training only: largest std of the Gaussian added to the observed states the network reads, in state units; each
     window draws its own from 0 to this, and the start stays clean. It keeps small sets from being learned by heart."""
+    compatibility: bool = False
+    """Whether the energy has a term - <h, c> / sqrt(width): h what the context says, c the embedded candidate. For
+    tokens it is a language model's output layer, which the rest of the energy improves on."""
+    tokens: TokenSection = TokenSection()
     descent: DescentSection = DescentSection()
 
     @model_validator(mode="after")
@@ -119,6 +142,10 @@ class EbtSection(Section):
             raise ValueError("appearance: it and motion can't both be 0, the network would read nothing")
         if self.step_conditioning == "none" and self.landscapes > 1:
             raise ValueError("landscapes: more than one needs step_conditioning=embedding or adaln")
+        if self.tokens.rule == "replace" and self.descent.anchor:
+            raise ValueError("descent.anchor: tokens.rule=replace forgets where it started, so it must be 0")
+        if self.descent.steps == 0 and (self.start != "forecast" or any(self.descent.free_steps)):
+            raise ValueError("descent.steps: 0 needs start=forecast and free_steps=[0,0]; nothing else is learned")
         return self
 
 
@@ -195,6 +222,23 @@ class Recipe(Section):
     train: TrainSection = TrainSection()
     think: ThinkSection = ThinkSection()
 
+    @model_validator(mode="after")
+    def _fits_modality(self) -> Self:
+        """Keys that say nothing about this kind of state are refused rather than ignored."""
+        model, usual = self.model, EbtSection.model_fields
+        if self.data.modality == "video":
+            if model.tokens != TokenSection():
+                raise ValueError("model.tokens: is for data.modality=text")
+            return self
+        if self.data.mix:
+            raise ValueError("data.mix: tokens can't be rotated into one another")
+        if model.start == "last":
+            raise ValueError("model.start: the last token says nothing of the next; zeros, noise or forecast")
+        for key in ("appearance", "motion", "context_noise"):
+            if getattr(model, key) != usual[key].default:
+                raise ValueError(f"model.{key}: is for data.modality=video")
+        return self
+
     def state_spec(self, prepared: StateSpec | None = None) -> StateSpec:
         """The states this recipe is trained on: the prepared set's, or (without one) the recipe's own.
 
@@ -205,23 +249,27 @@ class Recipe(Section):
             if self.data.state_dim is None or self.data.context is None:
                 raise RecipeError(
                     f"recipe {self.name} says nothing of data.state_dim and data.context, and there is no prepared set",
-                    "ebwm prepare demo, or add data.state_dim=128 data.context=16",
+                    f"ebwm prepare {self.data.modality}, or add {UNPREPARED[self.data.modality]}",
                 )
             prepared = StateSpec(modality=self.data.modality, state_dim=self.data.state_dim, context=self.data.context)
         if self.data.modality != prepared.modality:
-            raise RecipeError(f"data.modality: the recipe is for {self.data.modality}, the set is {prepared.modality}")
+            raise RecipeError(
+                f"data.modality: the recipe is for {self.data.modality}, the set is {prepared.modality}",
+                f"ebwm train {prepared.modality}_ebt_4xs, or --data with a set of {self.data.modality}",
+            )
         if self.data.state_dim not in (None, prepared.state_dim):
             raise RecipeError(
                 f"data.state_dim: the recipe is for {self.data.state_dim}, the prepared set has {prepared.state_dim}",
-                f"ebwm prepare video --src DIR --latent-dim {self.data.state_dim}, or data.state_dim=null",
+                f"ebwm prepare {prepared.modality} --src DIR {SIZE_OPTION[prepared.modality]} {self.data.state_dim}, "
+                "or data.state_dim=null",
             )
         context = self.data.context or prepared.context
         if context > prepared.context:
             raise RecipeError(
                 f"data.context: the recipe asks for {context} states, the set's windows hold {prepared.context}",
-                f"ebwm prepare video --src DIR --context {context}, or data.context={prepared.context}",
+                f"ebwm prepare {prepared.modality} --src DIR --context {context}, or data.context={prepared.context}",
             )
-        if prepared.state_dim > self.model.width:
+        if prepared.modality == "video" and prepared.state_dim > self.model.width:
             raise RecipeError(
                 f"model.width: {self.model.width} is below the state dimension {prepared.state_dim}; the energy would "
                 "see only a projection of each candidate",

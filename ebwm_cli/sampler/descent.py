@@ -33,6 +33,10 @@ class Geometry(Protocol):
         """Where the energy is evaluated and differentiated."""
         ...
 
+    def move(self, candidate: Tensor, gradient: Tensor, length: float | Tensor) -> Tensor:
+        """The candidate after a move of `length`, a number or (B, T', 1), against the gradient at its point."""
+        ...
+
     def divergence(self, candidate: Tensor, start: Tensor) -> Tensor:
         """D(candidate, start), (B, T')."""
         ...
@@ -43,6 +47,9 @@ class Euclidean:
 
     def point(self, candidate: Tensor) -> Tensor:
         return candidate
+
+    def move(self, candidate: Tensor, gradient: Tensor, length: float | Tensor) -> Tensor:
+        return candidate - length * gradient
 
     def divergence(self, candidate: Tensor, start: Tensor) -> Tensor:
         return (candidate - start).square().sum(-1) / 2
@@ -140,8 +147,9 @@ def descend(
     for step in range(first_step, first_step + steps):
         if detach:
             current = current.detach()
+        with torch.set_grad_enabled(create_graph):
+            point = geometry.point(current)  # where it has parameters of its own, they are learned through it
         with torch.enable_grad():
-            point = geometry.point(current)
             if not point.requires_grad:
                 point = point.detach().requires_grad_()
             energy = landscape_at(energy_fn, step)(point)  # (B, T')
@@ -157,7 +165,7 @@ def descend(
             if gradient_clamp:
                 length = gradient.norm(dim=-1, keepdim=True).clamp_min(1e-12)
                 gradient = gradient * (gradient_clamp / length).clamp_max(1.0)
-            moved = current - step_scale * step_size * gradient  # y <- y - alpha * dE/dy ...
+            moved = geometry.move(current, gradient, step_scale * step_size)  # y <- y - alpha * dE/dy ...
             if anchor:
                 moved = moved - step_scale * anchor * (current - origin)  # ... - lambda * (y - y0)
             size = (moved - current).detach().square().mean(-1).sqrt()

@@ -10,14 +10,15 @@ the descent. Knows no optimizer, file or terminal.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ebwm_cli.model.ebt import EnergyTransformer
-from ebwm_cli.model.state_space import LatentSpace, gaussian, uniform
+from ebwm_cli.model.state_space import gaussian, uniform
 from ebwm_cli.model.trunk import Memory as TrunkMemory
 from ebwm_cli.recipe.schema import EbtSection, StateSpec, ThinkSection
 from ebwm_cli.sampler.descent import EnergyFn, Move, descend, total_energy
@@ -28,11 +29,13 @@ from ebwm_cli.world.gradient import RunningLoss
 from ebwm_cli.world.protocol import Prediction
 
 SMALLEST_STEP_SIZE = 1e-4
+NUMBERS_AT_ONCE = 1 << 23
+"""Numbers of candidates that descend together in training: bounds memory where states are large."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Observed states (B, T, D) and what the trunk keeps of them."""
+    """Observed states (B, T, ...) and what the trunk keeps of them."""
 
     trunk: TrunkMemory
     states: Tensor
@@ -50,10 +53,10 @@ class Memory:
 class EnergyWorld(nn.Module):
     """A `WorldModel` whose predictions are descents on `network`'s energy in `space`."""
 
-    def __init__(self, network: EnergyTransformer, space: LatentSpace, model: EbtSection, spec: StateSpec) -> None:
+    def __init__(self, network: EnergyTransformer, space: Any, model: EbtSection, spec: StateSpec) -> None:
         super().__init__()
         self.network = network
-        self.space = space
+        self.space = space  # a StateSpace
         self.model = model
         self.spec = spec
         self.alpha = nn.Parameter(torch.tensor(model.descent.step_size), requires_grad=model.descent.learn_step_size)
@@ -75,11 +78,12 @@ class EnergyWorld(nn.Module):
     # ------------------------------------------------------------------------------------------ learn
 
     def loss(self, states: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Training loss of windows (B, T+1, D): a scalar for `.backward()`, and 0-dim tensors energy_start,
-        energy_final (before the last move) and step_size.
+        """Training loss of windows (B, T+1, ...): a scalar for `.backward()`, and 0-dim tensors energy_start,
+        energy_final (before the last move; both 0 where nothing descends) and step_size.
 
         The context is run once; each trained descent step is differentiated as soon as it is made, the gradients of
-        keys and values add up, and one backward pass through the context ends it.
+        keys and values add up, and one backward pass through the context ends it. Candidates descend as many windows
+        at once as NUMBERS_AT_ONCE allows.
         """
         rules, context, target = self.model.descent, states[:, :-1], states[:, 1:]
         # Drawn first, so that parts of one batch, each given the same generator, agree on them.
@@ -90,15 +94,44 @@ class EnergyWorld(nn.Module):
             read = context + level * gaussian(context.shape, rng, context)
         memory = self.observe(read)
         running = RunningLoss()
-        running.watch([*self.network.parameters(), *self.space.candidate_in.parameters()])
+        running.watch([*self.network.parameters(), *self.space.learned_parameters()])
         step_size = running.cut(self.step_size)
-        trunk = replace(
-            memory.trunk,
-            keys=tuple(map(running.cut, memory.trunk.keys)),
-            values=tuple(map(running.cut, memory.trunk.values)),
+        windows = max(1, NUMBERS_AT_ONCE // (target.shape[1] * self.spec.state_dim))
+        parts = zip(
+            context.split(windows), target.split(windows), self._cut(memory.trunk, windows, running), strict=True
         )
-        origin = self.space.start(context, memory.trunk.hidden, rng)  # (B, T, D)
-        start = origin.detach()
+        energies = torch.zeros(2, device=states.device)
+        for before, after, trunk in parts:
+            share = len(before) / len(states)
+            energies += share * self._learn(before, after, trunk, free, steps, step_size, share, running, rng)
+        return running.total(), {
+            "energy_start": energies[0],
+            "energy_final": energies[1],
+            "step_size": step_size.detach(),
+        }
+
+    def _learn(
+        self,
+        context: Tensor,
+        target: Tensor,
+        trunk: TrunkMemory,
+        free: int,
+        steps: int,
+        step_size: Tensor,
+        share: float,
+        running: RunningLoss,
+        rng: torch.Generator,
+    ) -> Tensor:
+        """Add `share` of the mean loss of some windows, context and target (B', T, ...), to `running`; returns their
+        mean energies at the start and before the last move, (2,)."""
+        rules = self.model.descent
+        origin = self.space.start(context, trunk.hidden, rng)  # (B', T, D)
+        if self.space.forecasts:  # the forecast has a loss of its own
+            running.add(share * self.space.distance(origin, target).mean())
+            origin = origin.detach()
+        if not steps:
+            return torch.zeros(2, device=target.device)
+        start = origin
         if self.model.start_noise:
             start = start + self.model.start_noise * gaussian(start.shape, rng, start)
         scale: Tensor | float = 1.0
@@ -106,12 +139,12 @@ class EnergyWorld(nn.Module):
             scale = draw_step_scale((*start.shape[:2], 1), rules.step_size_jitter, rng, start.device)
 
         def learn(move: Move) -> None:
-            running.add(self.space.distance(move.candidate, target).mean() / steps)
+            running.add(share * (self.space.distance(move.candidate, target).mean() / steps))
 
         shared = {
             "step_scale": scale,
             "anchor": rules.anchor,
-            "origin": origin.detach(),
+            "origin": origin,
             "noise": rules.langevin_noise,
             "rng": rng,
             "gradient_clamp": rules.gradient_clamp,
@@ -130,20 +163,25 @@ class EnergyWorld(nn.Module):
             on_move=learn,
             **shared,
         )
-        loss = running.total()
-        if self.space.forecast_head is not None:  # the forecast has a loss of its own
-            loss = loss + self.space.distance(origin, target).mean()
         first = settled if free else trained
-        return loss, {
-            "energy_start": first.energies[..., 0].mean(),
-            "energy_final": trained.energies[..., -1].mean(),
-            "step_size": step_size.detach(),
-        }
+        return torch.stack([first.energies[..., 0].mean(), trained.energies[..., -1].mean()])
+
+    def _cut(self, trunk: TrunkMemory, windows: int, running: RunningLoss) -> list[TrunkMemory]:
+        """`trunk`, `windows` at a time, with leaves whose gradients `running` collects."""
+
+        def parts(x: Tensor) -> list[Tensor]:
+            return [running.cut(part) for part in x.split(windows)]
+
+        keys, values = [parts(key) for key in trunk.keys], [parts(value) for value in trunk.values]
+        speaks = self.space.forecasts or self.network.compatibility
+        hidden = parts(trunk.hidden) if speaks else [part.detach() for part in trunk.hidden.split(windows)]
+        layers = zip(zip(*keys, strict=True), zip(*values, strict=True), hidden, strict=True)
+        return [TrunkMemory(key, value, said, trunk.position) for key, value, said in layers]
 
     # ------------------------------------------------------------------------------------------ remember
 
     def observe(self, states: Tensor, memory: Memory | None = None) -> Memory:
-        """Remember states (B, T, D) after those in `memory`, of which the oldest are forgotten as soon as there are
+        """Remember states (B, T, ...) after those in `memory`, of which the oldest are forgotten as soon as there are
         more than the context holds."""
         if memory is not None:
             memory = memory.last(max(self.spec.context - states.shape[1], 1))
@@ -172,8 +210,9 @@ class EnergyWorld(nn.Module):
         where = None
         if samples > 1:
             where = torch.arange(memory.length - count, memory.length, device=memory.states.device).repeat(samples)
-        states = memory.states[:, -count:].repeat(1, samples, 1)  # (B, M*P, D), sample by sample
-        origin = self.space.start(states, memory.trunk.hidden[:, -count:].repeat(1, samples, 1), rng)
+        states, hidden = memory.states[:, -count:], memory.trunk.hidden[:, -count:]
+        # (B, M*P, D), sample by sample
+        origin = self.space.start(torch.cat([states] * samples, 1), torch.cat([hidden] * samples, 1), rng)
         start = origin
         if samples > 1:
             start = origin.clone()
@@ -214,13 +253,14 @@ class EnergyWorld(nn.Module):
     def judge(self, candidate: Tensor, memory: Memory, start: Tensor | None = None) -> Tensor:
         """Total energy (B, P) of candidates (B, P, D) as next states of the last P remembered ones. `start` is what
         the anchor pulls to, by default the state space's own start."""
-        if start is None:
+        origin = start
+        if origin is None:
             count, rng = candidate.shape[1], torch.Generator().manual_seed(0)
-            start = self.space.start(memory.states[:, -count:], memory.trunk.hidden[:, -count:], rng)
+            origin = self.space.start(memory.states[:, -count:], memory.trunk.hidden[:, -count:], rng)
         return total_energy(
             self._landscapes(memory.trunk),
             candidate,
-            start,
+            origin,
             step=self.model.landscapes - 1,
             step_size=self.step_size,
             anchor=self.model.descent.anchor,

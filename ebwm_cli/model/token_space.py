@@ -1,0 +1,141 @@
+"""Text: a candidate is a vector of logits z over the vocabulary, and the energy sees the expected embedding p E.
+
+p = softmax(z), E the table of embeddings; dE/dp = (dE/de) E^T at e = p E, so a gradient never has more than W numbers
+on its way through the network. Knows no network and no tokenizer.
+"""
+
+# B batch, T observed positions, T' candidate positions, V vocabulary, W width
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ebwm_cli.model.ngram import Bigram, Unigram
+from ebwm_cli.model.state_space import References, gaussian
+
+SURE = 100.0
+"""A logit beside which others at 0 vanish: exp(-100) V is nothing."""
+
+
+class TokenSpace(nn.Module):
+    """Tokens (B, T) int64; candidates (B, T', V) logits; points (B, T', W) expected embeddings.
+
+    `rule` is how logits move, with anchor lambda towards z0 where descent has one:
+
+    | rule | move | at rest where |
+    |---|---|---|
+    | `mirror` | z <- z - alpha dE/dp, mirror descent (Beck & Teboulle 2003) | dE/dp = kappa (z0 - z) |
+    | `logits` | z <- z - alpha dE/dz, dE/dz = p (dE/dp - <p, dE/dp>) | dE/dz = kappa (z0 - z) |
+    | `replace` | z <- p - alpha dE/dp, the published form (EBT, arXiv 2507.02092) | z = p - alpha dE/dp |
+
+    `start` is `zeros` (uniform), `noise`, or `forecast` (the output layer of an autoregressive transformer, trained
+    with its own loss). Embeddings enter at unit size per channel: the table has std 1 / sqrt(W), scaled by sqrt(W).
+    """
+
+    in_nats = True
+    doubt_name = "entropy of the prediction"
+
+    def __init__(self, vocab_size: int, width: int, start: str, rule: str = "mirror", table: str = "shared") -> None:
+        super().__init__()
+        self.start_kind = start
+        self.forecasts = start == "forecast"
+        self.scale = math.sqrt(width)
+        self.vocab_size = vocab_size
+        self._rule: Callable[[Tensor, Tensor, float | Tensor], Tensor] = {
+            "mirror": self._mirror,
+            "logits": self._along_logits,
+            "replace": self._replace,
+        }[rule]
+        self.observed_table = nn.Parameter(torch.empty(vocab_size, width))
+        nn.init.normal_(self.observed_table, std=1 / self.scale)
+        self.own_table = nn.Parameter(torch.empty(vocab_size, width)) if table == "own" else None
+        if self.own_table is not None:
+            nn.init.normal_(self.own_table, std=1 / self.scale)
+        # What a uniform candidate reads as: its expected embedding is nearly nothing, which a norm would blow up.
+        self.undecided = nn.Parameter(torch.empty(width))
+        nn.init.normal_(self.undecided, std=1.0)
+
+    @property
+    def table(self) -> Tensor:
+        """Embeddings of candidates, and the output layer of forecasts, (V, W)."""
+        return self.observed_table if self.own_table is None else self.own_table
+
+    def embed_observed(self, states: Tensor, before: Tensor) -> Tensor:
+        """Tokens (B, T) -> (B, T, W); the tokens before them are seen by attention anyway."""
+        return F.embedding(states, self.observed_table) * self.scale
+
+    def embed_candidate(self, point: Tensor) -> Tensor:
+        """Expected embeddings (B, T', W) -> (B, T', W)."""
+        return torch.add(self.undecided, point, alpha=self.scale)
+
+    def learned_parameters(self) -> Iterable[nn.Parameter]:
+        """The candidates' table and the vector of the undecided."""
+        return (self.observed_table if self.own_table is None else self.own_table, self.undecided)
+
+    def start(self, states: Tensor, hidden: Tensor, rng: torch.Generator) -> Tensor:
+        """Logits (B, T', V) before step 0, after tokens (B, T') whose hidden states are (B, T', W)."""
+        shape = (*hidden.shape[:-1], self.vocab_size)
+        if self.forecasts:
+            return F.linear(hidden, self.table.to(hidden.dtype)).to(self.table.dtype)
+        if self.start_kind == "noise":
+            return gaussian(shape, rng, self.undecided)
+        return torch.zeros(shape, device=hidden.device, dtype=self.undecided.dtype)
+
+    def point(self, candidate: Tensor) -> Tensor:
+        """p E, (B, T', W)."""
+        return candidate.softmax(-1) @ self.table
+
+    def move(self, candidate: Tensor, gradient: Tensor, length: float | Tensor) -> Tensor:
+        """The logits after a move against `gradient` (B, T', W) = dE/d(p E)."""
+        return self._rule(candidate, gradient, length)
+
+    def divergence(self, candidate: Tensor, start: Tensor) -> Tensor:
+        """KL(softmax(candidate), softmax(start)) in nats, (B, T')."""
+        log_p = candidate.log_softmax(-1)
+        return (log_p.exp() * (log_p - start.log_softmax(-1))).sum(-1)
+
+    def distance(self, candidate: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy -ln softmax(candidate)[target] in nats, (B, T')."""
+        return F.cross_entropy(candidate.flatten(0, -2), target.flatten(), reduction="none").view(target.shape)
+
+    def commit(self, candidate: Tensor) -> Tensor:
+        """The likeliest token, (B, T')."""
+        return candidate.argmax(-1)
+
+    def certain(self, states: Tensor) -> Tensor:
+        """Logits so high for the token that all others have no probability."""
+        return SURE * F.one_hot(states, self.vocab_size).to(self.undecided.dtype)
+
+    def average(self, candidates: Tensor) -> Tensor:
+        """Logits of the mean distribution of the samples, (B, T', M, V) -> (B, T', V)."""
+        return candidates.log_softmax(-1).logsumexp(-2) - math.log(candidates.shape[-2])
+
+    def doubt(self, candidate: Tensor, states: Tensor) -> Tensor:
+        """Entropy of the prediction in nats, (B, T')."""
+        log_p = candidate.log_softmax(-1)
+        return -(log_p.exp() * log_p).sum(-1)
+
+    def copying(self) -> None:
+        """A token says nothing of being the next one too."""
+
+    def references(self, training: Tensor) -> References:
+        """Bigram and unigram counts of the training tokens (N,)."""
+        unigram, bigram = Unigram(training, self.vocab_size), Bigram(training, self.vocab_size)
+        return References({"bigram": bigram, "unigram": unigram}, mean="unigram")
+
+    # ------------------------------------------------------------------------------------------ rules
+
+    def _mirror(self, logits: Tensor, gradient: Tensor, length: float | Tensor) -> Tensor:
+        return logits - (length * gradient) @ self.table.t()
+
+    def _along_logits(self, logits: Tensor, gradient: Tensor, length: float | Tensor) -> Tensor:
+        p, by_p = logits.softmax(-1), gradient @ self.table.t()
+        return logits - length * p * (by_p - (p * by_p).sum(-1, keepdim=True))
+
+    def _replace(self, logits: Tensor, gradient: Tensor, length: float | Tensor) -> Tensor:
+        return logits.softmax(-1) - (length * gradient) @ self.table.t()
