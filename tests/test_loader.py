@@ -17,8 +17,8 @@ def split_of(states: int, context: int = 3, name: str = "train") -> SimpleNamesp
     """A split of one segment whose state i is (i, -i)."""
     rows = np.arange(states, dtype=np.float32)
 
-    def windows(asked: int | None = None) -> np.ndarray:
-        return np.arange(states - (asked or context))
+    def windows(asked: int | None = None, stride: int | None = None) -> np.ndarray:
+        return np.arange(0, states - (asked or context), stride or 1)
 
     return SimpleNamespace(states=np.stack([rows, -rows], axis=1), windows=windows, context=context, name=name)
 

@@ -6,7 +6,6 @@ the same command after any interruption goes on where it was.
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -31,13 +30,15 @@ from ebwm_cli.data.writer import (
     commit,
     locked,
     new_building,
+    space_or_error,
     split_summary,
     write_encoder,
     write_quarantine,
     write_splits,
 )
-from ebwm_cli.errors import DataError, ResourceError, UsageError
+from ebwm_cli.errors import DataError, UsageError
 from ebwm_cli.recipe.schema import StateSpec
+from ebwm_cli.run.processors import usable_cores
 from ebwm_cli.run.report import ClipReport, Notice, PrepareReport, Quarantined, Report, WindowCounts
 
 INTERVAL = 0.25
@@ -73,15 +74,8 @@ def prepare_video(
         raise DataError(f"there is no {src}", "--src with a folder of clips, or ebwm prepare demo")
     real = src.resolve()
     out = Path(out) if out is not None else Path("data") / ((real.name if src.is_dir() else real.stem) or "clips")
-    try:
-        with locked(out):
-            yield from _prepare(src, out, sampling, latent_dim, context, workers or cores(), limits)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        raise ResourceError(
-            f"{out} can't be written: {error.strerror}", "free some space, then the same command"
-        ) from error
+    with locked(out), space_or_error(out):
+        yield from _prepare(src, out, sampling, latent_dim, context, workers or usable_cores(), limits)
 
 
 def prepare_demo(
@@ -94,15 +88,10 @@ def prepare_demo(
     count = clips or CLIP_COUNT
     with locked(out):
         began = time.monotonic()
-        fresh = render_demo(out / CLIPS, count, seed, workers or cores())
+        fresh = render_demo(out / CLIPS, count, seed, workers or usable_cores())
         if fresh:
             yield Notice(notice=f"rendered {fresh} clips of colliding balls in {time.monotonic() - began:.1f} s")
     yield from prepare_video(out / CLIPS, out, workers=workers, **options)
-
-
-def cores() -> int:
-    """Processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _sampling(interval: float | None, every: int | None, size: int) -> Sampling:

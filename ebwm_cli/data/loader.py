@@ -23,7 +23,7 @@ from ebwm_cli.errors import DataError
 class Batch:
     """Windows of consecutive states. B batch, C context, D state size."""
 
-    states: Tensor  # (B, C+1, D) float32
+    states: Tensor  # (B, C+1, D) float32, or (B, C+1) int64 tokens
     ids: Tensor  # (B,) int64, index into the split's windows
 
     def to(self, device: torch.device | str) -> Batch:
@@ -87,10 +87,17 @@ class Loader:
         return _batch(mix_windows(states, self.seed, step) if self.mix else states, ids)
 
     @staticmethod
-    def sequential(split: Split, batch_size: int, context: int | None = None) -> Iterator[Batch]:
-        """All windows once, in the order of time, for evaluation; the ragged last batch is kept."""
+    def sequential(
+        split: Split,
+        batch_size: int,
+        context: int | None = None,
+        stride: int | None = None,
+        most: int | None = None,
+    ) -> Iterator[Batch]:
+        """Windows once, in the order of time, for evaluation; the ragged last batch is kept. They begin `stride` states
+        apart (None: as the split has them); of more than `most`, as many evenly spread ones."""
         context = split.context if context is None else context
-        starts = _some_windows(split, context)
+        starts = spread(_some_windows(split, context, stride), most)
         for first in range(0, len(starts), batch_size):
             ids = np.arange(first, min(first + batch_size, len(starts)))
             yield _batch(_gather(split.states, starts, ids, context), ids)
@@ -102,8 +109,8 @@ class Loader:
         return self._permutation
 
 
-def _some_windows(split: Split, context: int) -> np.ndarray:
-    starts = split.windows(context)
+def _some_windows(split: Split, context: int, stride: int | None = None) -> np.ndarray:
+    starts = split.windows(context, stride)
     if not len(starts):
         raise DataError(
             f"the {split.name} split holds no window of {context} + 1 states",
@@ -116,5 +123,19 @@ def _gather(states: np.ndarray, starts: np.ndarray, ids: np.ndarray, context: in
     return states[starts[ids][:, None] + np.arange(context + 1)]  # (B, C+1, D), a copy
 
 
+def spread(starts: np.ndarray, most: int | None) -> np.ndarray:
+    """`most` of the windows (W,), evenly spread; all where there are no more or None."""
+    if most is None or len(starts) <= most:
+        return starts
+    return starts[np.linspace(0, len(starts) - 1, most).astype(np.int64)]
+
+
+def as_states(states: np.ndarray) -> Tensor:
+    """Stored states as a network takes them: tokens int64, latents as they are; a copy where the array is read-only."""
+    if np.issubdtype(states.dtype, np.integer):
+        return torch.from_numpy(states.astype(np.int64))
+    return torch.from_numpy(states if states.flags.writeable else states.copy())
+
+
 def _batch(states: np.ndarray, ids: np.ndarray) -> Batch:
-    return Batch(torch.from_numpy(states), torch.from_numpy(ids.copy()))
+    return Batch(as_states(states), torch.from_numpy(ids.copy()))

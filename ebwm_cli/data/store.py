@@ -1,8 +1,8 @@
 """A prepared set on disk, opened: states, windows, encoder, and proof that no byte has changed.
 
-`data/<name>/` holds train/, val/, test/ (HF `datasets`, Arrow; one row per state), encoder.safetensors,
-quarantine.jsonl and manifest.json, which names the sha256 of all others and is written last: a set is there exactly
-when its manifest is. It must not know how clips are decoded, nor torch.
+`data/<name>/` holds train/, val/, test/ (HF `datasets`, Arrow; a row per state, or per stretch of text),
+encoder.safetensors, quarantine.jsonl and manifest.json, which names the sha256 of all others and is written last: a set
+is there exactly when its manifest is. It must not know how clips are decoded, nor torch.
 """
 
 from __future__ import annotations
@@ -31,16 +31,18 @@ FORMAT = 1
 
 
 class Split:
-    """One part of a set: states in the order of clips and time, cut into segments of unbroken time."""
+    """One part of a set: states in the order of clips and time, or of text, cut into unbroken segments."""
 
-    def __init__(self, path: Path, name: str, context: int) -> None:
+    def __init__(self, path: Path, name: str, context: int, train_stride: int = 1) -> None:
         self.path = path
         self.name = name
         self.context = context
+        self.train_stride = train_stride
 
     @cached_property
     def table(self) -> Any:
-        """The Arrow table, memory-mapped: clip, frame, time (seconds), segment, state."""
+        """The Arrow table, memory-mapped: clip, frame, time (seconds), segment, state; of text file, document,
+        segment, state."""
         from datasets import load_from_disk
 
         dataset: Any = load_from_disk(str(self.path))
@@ -48,38 +50,57 @@ class Split:
 
     @cached_property
     def states(self) -> np.ndarray:
-        """(N, D) float32; a view of the mapped file where it holds one record batch."""
+        """(N, D) float32, or (N,) int32 tokens; a view of the mapped file where it holds one record batch."""
         column = self.table.column("state")
-        size = column.type.list_size
-        chunks = [np.asarray(chunk.flatten()).reshape(-1, size) for chunk in column.chunks]
+        shape = (-1, column.type.list_size) if self._fixed else (-1,)
+        chunks = [np.asarray(chunk.flatten()).reshape(shape) for chunk in column.chunks]
         if not chunks:
-            return np.empty((0, size), np.float32)
+            return np.empty((0, *shape[1:]), np.float32 if self._fixed else np.int32)
         return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
 
+    @cached_property
+    def edges(self) -> np.ndarray:
+        """First state of every row and, last, the number of states, (rows + 1,) int64."""
+        rows = self.table.num_rows
+        if self._fixed:
+            return np.arange(rows + 1)
+        lengths = [np.asarray(chunk.value_lengths()) for chunk in self.table.column("state").chunks]
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate([np.empty(0, np.int64), *lengths]))])
+
+    @property
+    def _fixed(self) -> bool:
+        """Whether every row is one state."""
+        return hasattr(self.table.column("state").type, "list_size")
+
     def column(self, name: str) -> np.ndarray:
-        """One of the columns `clip` (index into manifest["clips"]), `frame`, `time`, `segment`, as (N,)."""
+        """One of the columns `clip` (index into manifest["clips"]), `frame`, `time`, `segment`, by row; of text `file`
+        (index into manifest["documents"]), `document` (its place in the file), `segment`."""
         return self.table.column(name).to_numpy()
 
     @cached_property
     def segments(self) -> list[tuple[int, int]]:
-        """[first, last) rows of every stretch of unbroken time."""
+        """[first, last) states of every unbroken stretch."""
         ids = self.column("segment")
-        edges = [0, *(np.flatnonzero(np.diff(ids)) + 1).tolist(), len(ids)]
-        return [(a, b) for a, b in pairwise(edges) if b > a]
+        rows = np.array([0, *(np.flatnonzero(np.diff(ids)) + 1).tolist(), len(ids)])
+        return [(a, b) for a, b in pairwise(self.edges[rows].tolist()) if b > a]
 
-    def windows(self, context: int | None = None) -> np.ndarray:
-        """First row of each window of context + 1 states, (W,) int64; None takes the set's context.
+    def row_of(self, state: int) -> int:
+        """The row that holds a state."""
+        return int(np.searchsorted(self.edges, state, side="right")) - 1
 
-        Windows never leave their segment. In train they start at every state; in val and test every `context` states,
-        so that no state is predicted twice.
+    def windows(self, context: int | None = None, stride: int | None = None) -> np.ndarray:
+        """First state of each window of context + 1 states, (W,) int64; None takes the set's context.
+
+        Windows never leave their segment. They start `stride` states apart: by default, in train as densely as the set
+        has it, in val and test every `context` states, so that no state is predicted twice.
         """
         context = self.context if context is None else context
-        stride = 1 if self.name == "train" else context
+        stride = stride or (self.train_stride if self.name == "train" else context)
         starts = [np.arange(a, b - context, stride, dtype=np.int64) for a, b in self.segments]
         return np.concatenate(starts) if starts else np.empty(0, np.int64)
 
     def __len__(self) -> int:
-        return self.table.num_rows
+        return int(self.edges[-1])
 
 
 class PreparedSet:
@@ -92,13 +113,13 @@ class PreparedSet:
         self.spec = StateSpec(**manifest["spec"])
         self.sampling: dict[str, Any] = manifest["sampling"]
         """How frames were taken from clips: `interval` (seconds) or `every` (frames), `size` (pixels)."""
-        self.interval: float = manifest["interval"]
-        """Seconds between states."""
+        self.interval: float | None = manifest["interval"]
+        """Seconds between states; None where they have no time."""
         self.fingerprint = fingerprint(manifest)
 
     @cached_property
     def encoder(self) -> Encoder:
-        """The encoder the states were made with."""
+        """The encoder, or tokenizer, the states were made with."""
         from safetensors.numpy import load_file
 
         return load_encoder(self.manifest["encoder"], load_file(self.path / ENCODER))
@@ -107,7 +128,17 @@ class PreparedSet:
         """`train`, `val` or `test`."""
         if name not in SPLITS:
             raise DataError(f"no split {name!r}", f"one of {', '.join(SPLITS)}")
-        return Split(self.path / name, name, self.spec.context)
+        return Split(self.path / name, name, self.spec.context, self.manifest.get("train_stride", 1))
+
+    def place(self, split: Split, state: int) -> str:
+        """Where a state is from, in words."""
+        row = split.row_of(state)
+        if "time" in split.table.column_names:
+            clip = self.manifest["clips"][int(split.column("clip")[row])]
+            return f"{clip['file']} from {float(split.column('time')[row]):.2f} s"
+        file, document = self.manifest["documents"][int(split.column("file")[row])], int(split.column("document")[row])
+        which = f", document {document + 1:,}" if file["documents"] > 1 else ""
+        return f"{file['file']}{which}, token {state - int(split.edges[row]):,} of its part"
 
     def origin(self) -> dict[str, Any]:
         """What a checkpoint keeps of its set, as JSON: where it was, which one it was, how clips were sampled."""
@@ -150,12 +181,22 @@ def find_set(data: Path | str | None = None) -> Path:
         return Path(data)
     found = list(sets_below(Path("data")))
     if not found:
-        raise DataError("there is no prepared set under ./data", "ebwm prepare demo, or ebwm prepare video --src DIR")
+        raise DataError(
+            "there is no prepared set under ./data", "ebwm prepare demo, or ebwm prepare video (or text) --src DIR"
+        )
     if len(found) > 1:
         raise DataError(
             f"there are several prepared sets: {', '.join(str(each) for each in found)}", f"--data {found[0]}"
         )
     return found[0]
+
+
+def modality_of(data: Path | str | None = None) -> str | None:
+    """What the states of the set in folder `data`, or of the only one below ./data, are; None where there is none."""
+    try:
+        return _read_manifest(find_set(data))["spec"]["modality"]
+    except DataError:
+        return None
 
 
 def sets_below(root: Path) -> Iterator[Path]:
@@ -169,7 +210,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         text = (path / MANIFEST).read_text(encoding="utf-8")
     except FileNotFoundError:
         what = "holds no finished prepared set" if path.is_dir() else "does not exist"
-        raise DataError(f"{path} {what}", f"ebwm prepare video --src DIR --out {path}, or ebwm prepare demo") from None
+        raise DataError(
+            f"{path} {what}", f"ebwm prepare video (or text) --src DIR --out {path}, or ebwm prepare demo"
+        ) from None
     except OSError as error:
         raise DataError(f"{path / MANIFEST} cannot be read: {error.strerror}", "--data DIR, a prepared set") from None
     except UnicodeDecodeError:
@@ -194,7 +237,7 @@ def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _again(path: Path) -> str:
-    return f"prepare it again: ebwm prepare video --src DIR --out {path}"
+    return f"prepare it again: ebwm prepare video (or text) --src DIR --out {path}"
 
 
 def _damaged(path: Path, what: str) -> DataError:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ebwm_cli.data.encoders import Encoder
+from ebwm_cli.data.encoders import FrameEncoder
 from ebwm_cli.data.files import refusal
 from ebwm_cli.data.sampling import Sampling, segments_of
 from ebwm_cli.errors import DataError, ResourceError
@@ -214,7 +214,7 @@ class Workers:
 
 
 def encode_clip(
-    path: Path | str, encoder: Encoder, sampling: Mapping[str, Any], limits: Limits | None = None
+    path: Path | str, encoder: FrameEncoder, sampling: Mapping[str, Any], limits: Limits | None = None
 ) -> np.ndarray:
     """States (N, D) float32 of one clip, sampled as a prepared set was (`PreparedSet.sampling`).
 

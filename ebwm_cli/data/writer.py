@@ -6,6 +6,7 @@ from the kept frames. One process at a time may write: a lock file says so. It m
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -17,15 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from ebwm_cli.data.encoders import Encoder
+from ebwm_cli.data.encoders import Encoder, FrameEncoder
 from ebwm_cli.data.encoders.pca import one_thread
 from ebwm_cli.data.files import sha256_of, sync_file, sync_folder
 from ebwm_cli.data.frames import Entry
 from ebwm_cli.data.split import GAP
 from ebwm_cli.data.store import ENCODER, MANIFEST, QUARANTINE, SPLITS, sealed
-from ebwm_cli.errors import DataError
+from ebwm_cli.errors import DataError, ResourceError
 
 FRAMES = ".frames"
+TOKENS = ".tokens"
 BUILDING = ".building"
 LOCK = ".lock"
 
@@ -59,11 +61,24 @@ def locked(out: Path) -> Iterator[None]:
         lock.release()
 
 
+@contextmanager
+def space_or_error(out: Path) -> Iterator[None]:
+    """Inside, a full disk is told as a ResourceError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise ResourceError(
+            f"{out} can't be written: {error.strerror}", "free some space, then the same command"
+        ) from error
+
+
 def _ours(out: Path) -> bool:
-    return any((out / name).exists() for name in (MANIFEST, FRAMES, LOCK))
+    return any((out / name).exists() for name in (MANIFEST, FRAMES, TOKENS, LOCK))
 
 
-def write_splits(folder: Path, clips: Sequence[Clip], encoder: Encoder) -> None:
+def write_splits(folder: Path, clips: Sequence[Clip], encoder: FrameEncoder) -> None:
     """Encode every state and write train/, val/ and test/ below `folder` as HF `datasets`."""
     import pyarrow as pa
     from datasets import Dataset, Features, List, Value, disable_progress_bars

@@ -6,13 +6,12 @@ fallback.
 
 from __future__ import annotations
 
-import math
 import os
-from pathlib import Path
 
 import torch
 
 from ebwm_cli.errors import ResourceError, UsageError
+from ebwm_cli.run.processors import usable_cores
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -30,17 +29,6 @@ def resolve_device(name: str = "auto") -> torch.device:
     if not available[name]:
         raise ResourceError(f"this machine has no {name} device that torch {torch.__version__} can use", "--device cpu")
     return torch.device(name)
-
-
-def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Cores this process may really use: those of its affinity mask, at most its container's CPU quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        limit, period = quota.read_text(encoding="ascii").split()
-        cores = min(cores, math.ceil(int(limit) / int(period)))
-    except (OSError, ValueError):  # no cgroup v2 here, or its quota is "max"
-        pass
-    return max(cores, 1)
 
 
 def set_threads(threads: int | None = None) -> int:
