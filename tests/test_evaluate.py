@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 from small_set import CONTEXT, make_run, make_set, small_recipe
 
-from ebwm_cli.commands.evaluate import COPY_LAST, evaluate
+from ebwm_cli.commands.evaluate import evaluate
 from ebwm_cli.data.store import PreparedSet, open_set
 from ebwm_cli.errors import CheckpointError, DataError, UsageError
 from ebwm_cli.recipe.schema import DescentSection, ThinkSection
@@ -83,7 +83,7 @@ def test_loss_is_that_of_windows_predicted_one_by_one(model: Path, home: Path) -
     correlation = stats.spearmanr(energies.ravel(), errors.ravel()).statistic
     assert report.energy_error_spearman == pytest.approx(correlation, abs=1e-9)
     correlation = stats.spearmanr(moves.ravel(), errors.ravel()).statistic
-    assert report.move_error_spearman == pytest.approx(correlation, abs=1e-9)
+    assert report.doubt_error_spearman == pytest.approx(correlation, abs=1e-9)
     assert report.partial_spearman is not None
     assert report.params == sum(weight.numel() for weight in loaded.world.parameters())
 
@@ -127,7 +127,7 @@ def test_rollout_equals_observing_everything_anew(model: Path, home: Path) -> No
         seen = torch.cat([seen, after], 1)
         assert row.horizon == ahead + 1
         assert row.loss == pytest.approx(smooth_l1(after[:, 0], truth[:, ahead]).mean(), rel=1e-4)
-        assert row.copy_last_loss == pytest.approx(smooth_l1(windows[:, -4], truth[:, ahead]).mean(), rel=1e-5)
+        assert row.reference_loss == pytest.approx(smooth_l1(windows[:, -4], truth[:, ahead]).mean(), rel=1e-5)
         images = [prepared.encoder.decode(x.numpy()).astype(float) for x in (after[:, 0], truth[:, ahead])]
         assert row.psnr == pytest.approx(20 * np.log10(255 / np.sqrt(((images[0] - images[1]) ** 2).mean())), abs=0.05)
 
@@ -149,7 +149,7 @@ def test_differences_are_paired(model: Path, home: Path) -> None:
     other = make_run(home / "runs" / "other", open_set(home / "data" / "one"), seed=1)
     report, rival = measured(model, against=[model, other]), measured(other)
     copy_last, itself, against = report.against
-    assert (copy_last.other, itself.other, against.other) == (COPY_LAST, str(model), str(other))
+    assert (copy_last.other, itself.other, against.other) == ("copying the last", str(model), str(other))
     assert copy_last.mean == pytest.approx(report.loss - report.copy_last_loss)
     assert (itself.mean, itself.ci95) == (0, (0, 0))
     assert against.mean == pytest.approx(report.loss - rival.loss)
@@ -164,7 +164,7 @@ def test_energies_that_are_all_alike_have_no_correlation(home: Path) -> None:
     origin = {"recipe": recipe, "spec": prepared.spec, "encoder": prepared.encoder, "data": prepared.origin()}
     save_model(file, weights, **origin, step=1)
     report = measured(file)
-    assert report.energy_error_spearman is report.move_error_spearman is report.partial_spearman is None
+    assert report.energy_error_spearman is report.doubt_error_spearman is report.partial_spearman is None
     assert report.loss == pytest.approx(report.copy_last_loss)
 
 

@@ -74,7 +74,7 @@ def test_report_agrees_with_the_recorded_trajectory(model: Path, home: Path, tmp
     assert report.rollout_errors == pytest.approx(errors[:, -1].tolist())
     assert report.error == report.rollout_errors[0]
     copied = loaded.space.distance(saved["observed"][-1:], saved["truth"][:1])
-    assert report.copy_last_error == pytest.approx(copied.item())
+    assert report.reference_error == pytest.approx(copied.item())
     assert [row.step for row in report.descent] == list(range(6))
     for row in report.descent:
         assert row.energy == pytest.approx(saved["energies"][:, row.step].mean().item())
@@ -130,7 +130,7 @@ def test_stopping_says_what_it_did(model: Path, home: Path, tmp_path: Path) -> N
 def test_zero_steps_predict_the_start(model: Path, tmp_path: Path) -> None:
     report = thought(model, steps=0, out=tmp_path / "out")
     assert report.energy_gap == 0
-    assert report.error == report.copy_last_error
+    assert report.error == report.reference_error
     assert len(report.descent) == 1
 
 
@@ -183,7 +183,7 @@ def test_a_short_clip_is_continued_without_a_truth(model: Path, tmp_path: Path) 
     assert isinstance(notice, Notice)
     assert isinstance(report, ThinkReport)
     assert report.context == 3
-    assert report.error is report.copy_last_error is None
+    assert report.error is report.reference_error is None
     assert report.rollout_errors == []
     assert {row.error for row in report.descent} == {None}
     assert all(Path(file).stat().st_size for file in report.files)

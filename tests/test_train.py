@@ -192,7 +192,7 @@ def test_held_out_loss_is_the_mean_over_all_windows_at_a_time(prepared, tmp_path
         errors.append(loaded.space.distance(predicted, window[:, 1:]).mean().item())
         copied.append(loaded.space.distance(window[:, :-1], window[:, 1:]).mean().item())
     assert report.val_loss == pytest.approx(sum(errors) / len(errors), rel=1e-5)
-    assert report.copy_last_loss == pytest.approx(sum(copied) / len(copied), rel=1e-5)
+    assert report.reference_loss == pytest.approx(sum(copied) / len(copied), rel=1e-5)
     assert sum(isinstance(each, ValidationLine) for each in reports) == 1
 
 

@@ -11,12 +11,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import ValidationError
 
-from ebwm_cli.data.store import Split
+from ebwm_cli.data.encoders import FrameEncoder, Tokenizer
+from ebwm_cli.data.loader import as_states
 from ebwm_cli.errors import DataError, UsageError
 from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.run.checkpoint import LoadedWorld, load_world
@@ -26,6 +25,7 @@ from ebwm_cli.run.measure import device_of
 from ebwm_cli.run.outputs import folder_beside, next_number, shown
 from ebwm_cli.run.report import DescentRow, Notice, Report, ThinkReport
 from ebwm_cli.run.safe_write import replace_file
+from ebwm_cli.run.thinking import budget_of
 from ebwm_cli.run.thought import Scene, Thought, think_about
 
 
@@ -55,7 +55,7 @@ def think(
         raise UsageError("--horizon: there is at least one state to predict", "--horizon 1")
     set_threads()
     loaded = load_world(checkpoint, device=device)
-    budget = _budget(loaded.recipe.think, {"steps": steps, "samples": samples, "stop": stop})
+    budget = budget_of(loaded.recipe.think, {"steps": steps, "samples": samples, "stop": stop})
     scene = _from_clip(loaded, input, horizon) if input else _from_held_out(loaded, data, index, horizon)
     if scene.truth is None:
         yield Notice(notice=f"{scene.source} is too short to keep {horizon} states back: nothing to compare with")
@@ -72,16 +72,6 @@ def think(
     if files:
         replace_file(files[-1], report.model_dump_json(indent=2).encode() + b"\n")
     yield report
-
-
-def _budget(habits: ThinkSection, asked: dict[str, Any]) -> ThinkSection:
-    """The recipe's think section with what was asked for put in. Raises UsageError."""
-    changes = {key: value for key, value in asked.items() if value is not None}
-    try:
-        return ThinkSection.model_validate({**habits.model_dump(), **changes})
-    except ValidationError as error:
-        problems = [f"--{each['loc'][0]}: {each['msg'][0].lower()}{each['msg'][1:]}" for each in error.errors()]
-        raise UsageError("; ".join(problems), "--steps 16 --samples 4 --stop energy") from None
 
 
 def _observed_length(context: int, horizon: int) -> int:
@@ -105,22 +95,21 @@ def _from_held_out(loaded: LoadedWorld, data: Path | None, index: int, horizon: 
             f"--index {len(starts) - 1}",
         )
     first = int(starts[index])
-    states = torch.from_numpy(split.states[first : first + length + horizon].copy())[None]  # (1, T+H, D)
+    states = as_states(split.states[first : first + length + horizon])[None]  # (1, T+H, ...)
     states = states.to(device_of(loaded))
-    where = _place(split, prepared.manifest, first)
-    return Scene(f"{shown(prepared.path)}, test window {index}{where}", states[:, :length], states[:, length:])
-
-
-def _place(split: Split, manifest: dict[str, Any], row: int) -> str:
-    """The clip and the time a row is from."""
-    clip = manifest["clips"][int(split.column("clip")[row])]
-    return f" ({clip['file']} from {float(split.column('time')[row]):.2f} s)"
+    source = f"{shown(prepared.path)}, test window {index} ({prepared.place(split, first)})"
+    return Scene(source, states[:, :length], states[:, length:])
 
 
 def _from_clip(loaded: LoadedWorld, clip: Path, horizon: int) -> Scene:
     """The end of a clip, its last `horizon` states kept back where at least two remain."""
     from ebwm_cli.data.video import encode_clip
 
+    if not isinstance(loaded.encoder, FrameEncoder):
+        raise UsageError(
+            f"--input: {shown(loaded.path)} was trained on {loaded.spec.modality}, it sees no clips",
+            "ebwm think --prompt TEXT, or a checkpoint trained on video",
+        )
     states = torch.from_numpy(encode_clip(clip, loaded.encoder, loaded.data["sampling"]))[None]  # (1, N, D)
     states = states.to(device_of(loaded))
     count = states.shape[1]
@@ -141,9 +130,10 @@ def _report(
     loaded: LoadedWorld, scene: Scene, thought: Thought, budget: ThinkSection, files: list[Path], seconds: float
 ) -> ThinkReport:
     errors, energies = thought.errors, thought.energies
-    copied = None
-    if scene.truth is not None:
-        copied = loaded.space.distance(scene.observed[:, -1:], scene.truth[:, :1]).item()
+    copying, copied = loaded.space.copying(), None
+    if scene.truth is not None and copying:
+        copied = copying.loss(scene.observed[:, -1:], scene.truth[:, :1]).item()
+    reader = loaded.encoder if isinstance(loaded.encoder, Tokenizer) else None
     return ThinkReport(
         checkpoint=str(shown(loaded.path)),
         source=scene.source,
@@ -160,7 +150,10 @@ def _report(
         position_energies=[*thought.context_energies.tolist(), *energies[:, -1].tolist()],
         sample_energies=thought.sample_energies.tolist(),
         error=None if errors is None else errors[0, -1].item(),
-        copy_last_error=copied,
+        reference="copying the last" if copying else None,
+        reference_error=copied,
+        predicted_text=reader.decode(loaded.space.commit(thought.states).tolist()) if reader else None,
+        true_text=reader.decode(scene.truth[0].tolist()) if reader and scene.truth is not None else None,
         rollout_errors=[] if errors is None else errors[:, -1].tolist(),
         states=len(thought.states),
         files=[str(file) for file in files],

@@ -20,6 +20,7 @@ from ebwm_cli.run.checkpoint import read_step
 from ebwm_cli.run.device import free_memory, resolve_device, set_threads
 from ebwm_cli.run.folder import RUNS, RunFolder, choose_folder
 from ebwm_cli.run.keeper import Keeper
+from ebwm_cli.run.measure import perplexity
 from ebwm_cli.run.metrics import MetricsWriter
 from ebwm_cli.run.report import Notice, PlanReport, Report, TrainReport, ValidationLine
 from ebwm_cli.run.signals import StopRequests
@@ -117,7 +118,9 @@ def _report(trainer: Trainer, folder: RunFolder) -> TrainReport:
         checkpoint=str(folder.model_file),
         step=progress.step,
         val_loss=progress.best_loss,
-        copy_last_loss=trainer.copy_last_loss,
+        perplexity=perplexity(trainer.world.space, progress.best_loss),
+        reference=trainer.reference,
+        reference_loss=trainer.reference_loss,
         params=spent.params,
         flops_per_step=spent.flops_per_step,
         seconds=trainer.seconds,

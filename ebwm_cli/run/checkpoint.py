@@ -20,7 +20,7 @@ from torch import Tensor
 from ebwm_cli import __version__
 from ebwm_cli.data.encoders import Encoder, load_encoder
 from ebwm_cli.errors import CheckpointError, DataError
-from ebwm_cli.model.state_space import LatentSpace
+from ebwm_cli.model.state_space import StateSpace
 from ebwm_cli.recipe.schema import Recipe, StateSpec
 from ebwm_cli.run.device import resolve_device
 from ebwm_cli.run.folder import LATEST, MODEL_FILE, RUNS
@@ -40,7 +40,7 @@ class LoadedWorld:
 
     world: EnergyWorld
     recipe: Recipe
-    space: LatentSpace
+    space: StateSpace
     spec: StateSpec
     encoder: Encoder
     data: dict[str, Any]

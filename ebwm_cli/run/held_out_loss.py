@@ -1,10 +1,10 @@
-"""Validation: how far predictions are from the truth on held-out windows, beside copying the last state.
+"""Validation: how far predictions are from the truth on held-out windows, beside predictors that need no network.
 
 loss = mean over windows and positions of distance(predicted, true). The windows are gathered once; every validation
 draws the same random numbers, so that its losses compare weights and nothing else.
 """
 
-# W windows, T positions, D state size
+# W windows, T positions
 
 from __future__ import annotations
 
@@ -14,14 +14,25 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ebwm_cli.data.loader import as_states, spread
 from ebwm_cli.data.store import Split
 from ebwm_cli.errors import DataError
+from ebwm_cli.model.state_space import Reference, References, StateSpace
 from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.world.energy import EnergyWorld
 from ebwm_cli.world.update import step_generator
 
 POSITIONS_AT_ONCE = 1024
-"""Candidates that descend together: bounds memory."""
+NUMBERS_AT_ONCE = 1 << 24
+"""Candidates that descend together, and the numbers in them: bounds memory, changes no number."""
+REFERENCE_NUMBERS = 1 << 26
+"""Numbers of training states that predictors which need no network are fitted to, at most."""
+
+
+def windows_at_once(context: int, samples: int, state_dim: int) -> int:
+    """Windows of `context` predictions of `samples` candidates each that may be thought about together."""
+    candidates = context * samples
+    return max(1, min(POSITIONS_AT_ONCE // candidates, NUMBERS_AT_ONCE // (candidates * state_dim)))
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,13 @@ class HeldOutScore:
     loss: float
     energy_start: float
     energy_final: float
+
+
+def references_of(space: StateSpace, training: Split) -> References:
+    """The predictors that need no network, fitted to the first training states."""
+    states = training.states
+    count = REFERENCE_NUMBERS // max(1, states[:1].size)
+    return space.references(as_states(states[:count]))
 
 
 class HeldOutWindows:
@@ -43,14 +61,13 @@ class HeldOutWindows:
                 f"the {split.name} split holds no window of {context} + 1 states, so nothing could tell a good model",
                 f"data.context={max(1, context // 2)}, or ebwm prepare video with more or longer clips",
             )
-        chosen = starts[np.linspace(0, len(starts) - 1, min(most, len(starts))).astype(np.int64)]
-        rows = chosen[:, None] + np.arange(context + 1)
-        self._states = torch.from_numpy(split.states[rows]).to(device)  # (W, T+1, D)
+        rows = spread(starts, most)[:, None] + np.arange(context + 1)
+        self._states = as_states(split.states[rows]).to(device)  # (W, T+1, ...)
 
     @torch.no_grad()
-    def copy_last_loss(self, world: EnergyWorld) -> float:
-        """Loss of predicting that nothing changes."""
-        return float(world.space.distance(self._states[:, :-1], self._states[:, 1:]).double().mean())
+    def loss_of(self, reference: Reference) -> float:
+        """Loss of a predictor that needs no network."""
+        return float(reference.loss(self._states[:, :-1], self._states[:, 1:]).double().mean())
 
     @torch.no_grad()
     def score(
@@ -58,7 +75,7 @@ class HeldOutWindows:
     ) -> HeldOutScore | None:
         """Think about every window; None as soon as `abandon()` says so."""
         rng = step_generator(seed, -1)
-        at_once = max(1, POSITIONS_AT_ONCE // ((self._states.shape[1] - 1) * think.samples))
+        at_once = windows_at_once(self._states.shape[1] - 1, think.samples, world.spec.state_dim)
         sums = torch.zeros(3, dtype=torch.float64, device="cpu")
         for states in self._states.split(at_once):
             if abandon():
@@ -67,5 +84,5 @@ class HeldOutWindows:
             error = world.space.distance(prediction.state, states[:, 1:])
             each = (error, prediction.energies[..., 0], prediction.energies[..., -1])  # (B, T)
             sums += torch.stack([value.float().sum() for value in each]).cpu().double()
-        loss, energy_start, energy_final = (sums / self._states[:, 1:, 0].numel()).tolist()
+        loss, energy_start, energy_final = (sums / (len(self._states) * (self._states.shape[1] - 1))).tolist()
         return HeldOutScore(loss, energy_start, energy_final)

@@ -4,40 +4,44 @@ error = space.distance(predicted, true) per window and position; a rollout appen
 through `WorldModel` alone: it knows no kind, and it neither reads nor writes files.
 """
 
-# W windows, C context, B batch, D state size, H horizon
+# W windows, C context, S predictions per window, B batch, D state size, H horizon
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ebwm_cli.data.encoders import Encoder
+from ebwm_cli.data.encoders import Encoder, FrameEncoder, Tokenizer
 from ebwm_cli.data.loader import Loader
 from ebwm_cli.data.store import Split
+from ebwm_cli.model.state_space import Reference, StateSpace
 from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.run.checkpoint import LoadedWorld
+from ebwm_cli.run.held_out_loss import windows_at_once
 from ebwm_cli.world.protocol import Prediction, WorldModel
 
 Floats = NDArray[np.float64]
-POSITIONS_AT_ONCE = 1024
-"""Candidates that descend together: bounds memory, changes no number."""
+MOST_NATS = 700.0
+"""exp of more is no float."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What thinking with one budget gave on every window and position, (W, C) each."""
+    """What thinking with one budget gave on every window and predicted position, (W, S) each."""
 
     errors: Floats
     energies: Floats
     """Final total energy of the state that was kept."""
-    moves: Floats
-    """Root mean square distance from the last observed state to the predicted one, in state units."""
+    doubts: Floats
+    """The trivial predictor of error, as the state space has it."""
     sample_mean_errors: Floats
     """Of the mean of all samples."""
     sample_random_errors: Floats
@@ -46,25 +50,35 @@ class Scores:
     """Per predicted state, observing included."""
 
 
-def predict_windows(loaded: LoadedWorld, split: Split, think: ThinkSection, seed: int) -> Scores:
-    """Predict all positions of all windows of `split`, on the device `loaded` is on."""
-    world, space = loaded.world, loaded.space
+@dataclass(frozen=True)
+class HeldOut:
+    """Which predictions are judged: the last `stride` of windows that begin as many states apart, at most `most`
+    windows, evenly spread."""
+
+    split: Split
+    stride: int
+    most: int | None = None
+
+
+def predict_windows(loaded: LoadedWorld, held_out: HeldOut, think: ThinkSection, seed: int) -> Scores:
+    """Predict `held_out`, on the device `loaded` is on."""
+    world, space, stride = loaded.world, loaded.space, held_out.stride
     rng = torch.Generator().manual_seed(seed)
     columns: list[list[Tensor]] = [[], [], [], [], []]
     seconds = 0.0
-    for states in held_out_batches(loaded, split, think.samples):
-        context, truth = states[:, :-1], states[:, 1:]
+    for states in held_out_batches(loaded, held_out, think.samples):
+        truth = states[:, -stride:]
         began = time.perf_counter()
-        prediction = world.predict(world.observe(context), think, rng)
+        prediction = world.predict(world.observe(states[:, :-1]), think, rng, positions=stride)
         _wait(states)
         seconds += time.perf_counter() - began
-        samples = prediction.sample_states  # (B, C, M, D)
+        samples = prediction.sample_states  # (B, S, M, D)
         picked_blindly = [space.distance(samples[:, :, m], truth) for m in range(think.samples)]
         rows = (
             space.distance(prediction.state, truth),
             prediction.energy,
-            (prediction.state - context).square().mean(-1).sqrt(),
-            space.distance(samples.mean(2), truth),
+            space.doubt(prediction.state, states[:, -stride - 1 : -1]),
+            space.distance(space.average(samples), truth),
             torch.stack(picked_blindly).mean(0),
         )
         for column, row in zip(columns, rows, strict=True):
@@ -73,27 +87,39 @@ def predict_windows(loaded: LoadedWorld, split: Split, think: ThinkSection, seed
     return Scores(*tables, seconds=seconds / max(tables[0].size, 1))
 
 
-def constant_errors(loaded: LoadedWorld, split: Split, mean_state: Tensor) -> tuple[Floats, Floats]:
-    """Errors (W, C) of two predictors that need no model: copying the last state, and `mean_state` (D,) always."""
-    copied, averaged = [], []
-    for states in held_out_batches(loaded, split):
-        context, truth = states[:, :-1], states[:, 1:]
-        copied.append(loaded.space.distance(context, truth).cpu())
-        averaged.append(loaded.space.distance(mean_state.to(states).expand_as(truth), truth).cpu())
-    return torch.cat(copied).double().numpy(), torch.cat(averaged).double().numpy()
+def reference_errors(loaded: LoadedWorld, held_out: HeldOut, reference: Reference) -> Floats:
+    """Errors (W, S) of a predictor that needs no network, on the same predictions."""
+    rows, stride = [], held_out.stride
+    for states in held_out_batches(loaded, held_out):
+        rows.append(reference.loss(states[:, -stride - 1 : -1], states[:, -stride:]).cpu())
+    return torch.cat(rows).double().numpy()
 
 
-def held_out_batches(loaded: LoadedWorld, split: Split, samples: int = 1) -> Iterator[Tensor]:
-    """All windows (B, C+1, D) in order, without gradients, as many at once as POSITIONS_AT_ONCE allows."""
-    batch_size = max(1, POSITIONS_AT_ONCE // (loaded.spec.context * samples))
+def held_out_batches(loaded: LoadedWorld, held_out: HeldOut, samples: int = 1) -> Iterator[Tensor]:
+    """Windows (B, C+1, ...) in order, without gradients, as many at once as memory allows."""
+    spec = loaded.spec
+    batch_size = windows_at_once(spec.context, samples, spec.state_dim)
     with torch.no_grad():
-        for batch in Loader.sequential(split, batch_size, loaded.spec.context):
+        for batch in Loader.sequential(held_out.split, batch_size, spec.context, held_out.stride, held_out.most):
             yield batch.states.to(device_of(loaded))
+
+
+def perplexity(space: StateSpace, loss: float) -> float | None:
+    """exp(mean loss), where the loss is in nats."""
+    return math.exp(min(loss, MOST_NATS)) if space.in_nats else None
+
+
+def bits_per_byte(encoder: Encoder, tokens: NDArray[np.integer[Any]], nats: Floats) -> float | None:
+    """Total loss in bits over the bytes of the tokens predicted; None where states are not bytes of anything."""
+    if not isinstance(encoder, Tokenizer):
+        return None
+    spent = int(encoder.token_lengths()[tokens].sum())
+    return float(nats.sum()) / math.log(2) / spent if spent else None
 
 
 @torch.no_grad()
 def roll_out(
-    world: WorldModel,
+    loaded: LoadedWorld,
     observed: Tensor,
     think: ThinkSection,
     rng: torch.Generator,
@@ -101,12 +127,13 @@ def roll_out(
     *,
     record: bool = False,
 ) -> list[Prediction]:
-    """Predict `horizon` states after `observed` (B, T, D), each remembered before the next; (B, 1, ...) each."""
+    """Predict `horizon` states after `observed` (B, T, ...), each remembered before the next; (B, 1, ...) each."""
+    world: WorldModel = loaded.world
     memory = world.observe(observed)
     predictions = []
     for ahead in range(horizon):
         if ahead:
-            memory = world.observe(predictions[-1].state, memory)
+            memory = world.observe(loaded.space.commit(predictions[-1].state), memory)
         predictions.append(world.predict(memory, think, rng, positions=1, record=record))
     return predictions
 
@@ -116,24 +143,29 @@ class RolloutScores:
     """How rollouts went, by horizon 1 .. H, (H,) each."""
 
     errors: Floats
-    copy_last_errors: Floats
-    squared_pixel_errors: Floats
-    """Mean over pixels of decoded frames against decoded truth, of pixel values 0 .. 255."""
+    reference_errors: Floats
+    squared_pixel_errors: Floats | None
+    """Mean over pixels of decoded frames against decoded truth, of pixel values 0 .. 255; None without frames."""
 
 
-def roll_out_windows(loaded: LoadedWorld, split: Split, think: ThinkSection, horizon: int, seed: int) -> RolloutScores:
+def roll_out_windows(
+    loaded: LoadedWorld, held_out: HeldOut, think: ThinkSection, horizon: int, seed: int, reference: Reference
+) -> RolloutScores:
     """Roll out the last `horizon` states of every window from those before them."""
     rng = torch.Generator().manual_seed(seed)
     sums, windows = np.zeros((3, horizon)), 0
-    for states in held_out_batches(loaded, split, think.samples):
+    frames = loaded.encoder if isinstance(loaded.encoder, FrameEncoder) else None
+    for states in held_out_batches(loaded, held_out, think.samples):
         observed, truth = states[:, :-horizon], states[:, -horizon:]
-        predicted = torch.cat([p.state for p in roll_out(loaded.world, observed, think, rng, horizon)], dim=1)
-        copied = observed[:, -1:].expand_as(truth)
+        predicted = torch.cat([p.state for p in roll_out(loaded, observed, think, rng, horizon)], dim=1)
+        last = torch.cat([observed[:, -1:]] * horizon, dim=1)
         sums[0] += loaded.space.distance(predicted, truth).sum(0).double().cpu().numpy()
-        sums[1] += loaded.space.distance(copied, truth).sum(0).double().cpu().numpy()
-        sums[2] += _squared_pixel_errors(loaded.encoder, predicted, truth).sum(0)
+        sums[1] += reference.loss(last, truth).sum(0).double().cpu().numpy()
+        if frames:
+            sums[2] += _squared_pixel_errors(frames, predicted, truth).sum(0)
         windows += len(states)
-    return RolloutScores(*(sums / max(windows, 1)))
+    errors, referred, pixels = sums / max(windows, 1)
+    return RolloutScores(errors, referred, pixels if frames else None)
 
 
 def device_of(loaded: LoadedWorld) -> torch.device:
@@ -146,13 +178,13 @@ def psnr(squared_pixel_error: float) -> float | None:
     return float(10 * np.log10(255.0**2 / squared_pixel_error)) if squared_pixel_error > 0 else None
 
 
-def decode(encoder: Encoder, states: Tensor) -> NDArray[np.uint8]:
+def decode(encoder: FrameEncoder, states: Tensor) -> NDArray[np.uint8]:
     """Frames (..., S, S, 3) that look like states (..., D)."""
     frames = encoder.decode(states.reshape(-1, states.shape[-1]).float().cpu().numpy())
     return frames.reshape(*states.shape[:-1], *frames.shape[1:])
 
 
-def _squared_pixel_errors(encoder: Encoder, predicted: Tensor, truth: Tensor) -> Floats:
+def _squared_pixel_errors(encoder: FrameEncoder, predicted: Tensor, truth: Tensor) -> Floats:
     """(B, H) from states (B, H, D)."""
     wrong = decode(encoder, predicted).astype(np.float64) - decode(encoder, truth).astype(np.float64)
     return (wrong**2).mean((-3, -2, -1))

@@ -127,7 +127,11 @@ class ValidationLine(Report):
 
     step: int
     val_loss: float
-    copy_last_loss: float
+    perplexity: float | None
+    """exp(val_loss), where the loss is in nats."""
+    reference: str
+    """The predictor without a network that is to be beaten, in words."""
+    reference_loss: float
     energy_start: float
     energy_final: float
     best: bool
@@ -141,7 +145,9 @@ class TrainReport(Report):
     checkpoint: str
     step: int
     val_loss: float
-    copy_last_loss: float
+    perplexity: float | None
+    reference: str
+    reference_loss: float
     params: int
     flops_per_step: float
     seconds: float
@@ -174,9 +180,18 @@ class RolloutRow(Report):
 
     horizon: int
     loss: float
-    copy_last_loss: float
+    reference_loss: float
+    """Of the reference, from the last observed state alone."""
     psnr: float | None
-    """Of the decoded frames, in dB."""
+    """Of the decoded frames, in dB; None where states are no frames."""
+
+
+class ReferenceRow(Report):
+    """Held-out loss of a predictor that needs no network."""
+
+    name: str
+    loss: float
+    perplexity: float | None
 
 
 class Difference(Report):
@@ -185,6 +200,22 @@ class Difference(Report):
     other: str
     mean: float
     ci95: tuple[float, float]
+
+
+class QuestionsRow(Report):
+    """How questions were answered. By energy: the continuation whose tokens have the lowest energies; by likelihood:
+    the likeliest. None where there were no such questions, or no energies."""
+
+    questions: int
+    multiple_choice: int
+    """Questions with choices."""
+    chance: float | None
+    """Accuracy of picking a choice blindly."""
+    accuracy_by_energy: float | None
+    accuracy_by_likelihood: float | None
+    exact_match_by_energy: float | None
+    """Of questions without choices: the continuation picked among those written is the answer."""
+    exact_match_by_likelihood: float | None
 
 
 class EvalReport(Report):
@@ -199,20 +230,29 @@ class EvalReport(Report):
     steps: int
     by_steps: list[StepsRow]
     by_samples: list[SamplesRow]
-    copy_last_loss: float
+    references: list[ReferenceRow]
+    """Predictors that need no network, the one to beat first."""
+    copy_last_loss: float | None
+    """The one that copies the last state; None where that means nothing."""
     mean_loss: float
-    """Of predicting the mean training state."""
+    """The one that predicts the mean training state; for tokens, unigram frequencies."""
     against: list[Difference]
-    """Against copying the last state, and against each other checkpoint."""
+    """Against the reference to beat, and against each other checkpoint."""
     energy_error_spearman: float | None
     """None, here and below, where one side is constant."""
-    move_error_spearman: float | None
-    """The trivial predictor: size of the predicted move."""
+    doubt: str
+    """The trivial predictor of error: size of the predicted move, or entropy of the prediction."""
+    doubt_error_spearman: float | None
     partial_spearman: float | None
-    """Of energy with error, given the size of the predicted move."""
+    """Of energy with error, given that trivial predictor."""
     rollout: list[RolloutRow]
+    stride: int
+    """Predictions per window, and states between windows: the last so many of a context."""
     perplexity: float | None
+    """exp(loss), where the loss is in nats."""
     bits_per_byte: float | None
+    """loss in bits over the bytes of the predicted tokens."""
+    questions: QuestionsRow | None
     params: int
     flops_per_state: float
     seconds: float
@@ -257,7 +297,12 @@ class ThinkReport(Report):
     sample_energies: list[float]
     """Final energy of each start of the first predicted state."""
     error: float | None
-    copy_last_error: float | None
+    reference: str | None
+    """The predictor beside it, in words; None where nothing can be copied."""
+    reference_error: float | None
+    predicted_text: str | None
+    """What the predicted states say, where they are tokens."""
+    true_text: str | None
     rollout_errors: list[float]
     states: int
     files: list[str]

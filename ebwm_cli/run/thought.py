@@ -8,6 +8,7 @@ Knows no file, no picture and no kind of model.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,8 +24,8 @@ class Scene:
 
     source: str
     """Where it is from, in words."""
-    observed: Tensor  # (1, T, D)
-    truth: Tensor | None  # (1, H, D)
+    observed: Tensor  # (1, T, ...)
+    truth: Tensor | None  # (1, H, ...)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def think_about(scene: Scene, loaded: LoadedWorld, think: ThinkSection, horizon:
     """Roll out `horizon` states after the scene's, and keep everything."""
     world, space = loaded.world, loaded.space
     rng = torch.Generator().manual_seed(seed)
-    predictions = roll_out(world, scene.observed, think, rng, horizon, record=True)
+    predictions = roll_out(loaded, scene.observed, think, rng, horizon, record=True)
     length = max(p.moves.shape[-1] for p in predictions)
     path = torch.cat([_hold(_recorded(p.path), length + 1) for p in predictions], 1)[0]  # (H, K+1, D)
     energies = torch.cat([_hold(p.energies[..., None], length + 1) for p in predictions], 1)[0, ..., 0]
@@ -58,11 +59,11 @@ def think_about(scene: Scene, loaded: LoadedWorld, think: ThinkSection, horizon:
     moves = torch.cat([torch.cat([p.moves, rest], -1) for p, rest in zip(predictions, still, strict=True)], 1)[0]
     errors = None
     if scene.truth is not None:
-        targets = scene.truth[0, :, None].expand_as(path)  # (H, K+1, D)
+        targets = torch.stack([scene.truth[0]] * (length + 1), 1)  # (H, K+1, ...)
         errors = space.distance(path, targets).cpu()
     with torch.no_grad():
         memory = world.observe(scene.observed)
-        known = world.predict(memory, think, torch.Generator().manual_seed(seed)).energy[0, :-1]
+        known = context_energies(loaded, memory, think, seed)
     first = predictions[0]
     origins = [p.start if p.origin is None else p.origin for p in predictions]
     return Thought(
@@ -75,6 +76,11 @@ def think_about(scene: Scene, loaded: LoadedWorld, think: ThinkSection, horizon:
         sample_energies=first.sample_energies[0, 0].cpu(),
         context_energies=known.cpu(),
     )
+
+
+def context_energies(loaded: LoadedWorld, memory: Any, think: ThinkSection, seed: int) -> Tensor:
+    """Final energies (T-1,) of predicting every remembered state but the first from those before it."""
+    return loaded.world.predict(memory, think, torch.Generator().manual_seed(seed)).energy[0, :-1]
 
 
 def _recorded(path: Tensor | None) -> Tensor:

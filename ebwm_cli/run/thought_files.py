@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
+from ebwm_cli.data.encoders import FrameEncoder
 from ebwm_cli.run.checkpoint import LoadedWorld
 from ebwm_cli.run.landscape import ScoreFn, survey
 from ebwm_cli.run.measure import decode
@@ -37,17 +38,21 @@ from ebwm_cli.world.protocol import Judge
 COLUMNS = 7
 """Most frames side by side in a strip."""
 SCORED_AT_ONCE = 256
-"""Candidates of a landscape scored together, bounded for memory."""
+SCORED_POSITIONS = 8192
+"""Candidates of a landscape scored together, and the states observed for them: bounds memory."""
 
 
 def write_thought(folder: Path, loaded: LoadedWorld, scene: Scene, thought: Thought, seed: int) -> list[Path]:
-    """Write strip.png, rollout.mp4, landscape.png and trajectory.safetensors into `folder`; returns what it wrote."""
+    """Write strip.png and rollout.mp4 (where states are frames), landscape.png and trajectory.safetensors into
+    `folder`; returns what it wrote."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / "strip.png", folder / "rollout.mp4"]
-    _strip(files[0], loaded, scene, thought)
-    remembered = decode(loaded.encoder, scene.observed[0, -2 * COLUMNS :])
-    truth = None if scene.truth is None else decode(loaded.encoder, scene.truth[0])
-    write_rollout(files[1], remembered, decode(loaded.encoder, thought.states), truth, loaded.data["interval"])
+    files: list[Path] = []
+    if isinstance(loaded.encoder, FrameEncoder):
+        files += [folder / "strip.png", folder / "rollout.mp4"]
+        _strip(files[0], loaded.encoder, scene, thought)
+        remembered = decode(loaded.encoder, scene.observed[0, -2 * COLUMNS :])
+        truth = None if scene.truth is None else decode(loaded.encoder, scene.truth[0])
+        write_rollout(files[1], remembered, decode(loaded.encoder, thought.states), truth, loaded.data["interval"])
     if isinstance(loaded.world, Judge):
         files.append(folder / "landscape.png")
         _landscape(files[-1], scorer(loaded.world, loaded, scene, thought), loaded, scene, thought, seed)
@@ -87,12 +92,12 @@ def shown_steps(steps: int, count: int = COLUMNS - 1) -> list[int]:
     return [0, *(chosen[index] for index in picked)]
 
 
-def _strip(path: Path, loaded: LoadedWorld, scene: Scene, thought: Thought) -> None:
+def _strip(path: Path, encoder: FrameEncoder, scene: Scene, thought: Thought) -> None:
     """Remembered frames, the first prediction's descent, what is still wrong; for rollouts the later states too."""
-    remembered = decode(loaded.encoder, scene.observed[0, -COLUMNS:])
+    remembered = decode(encoder, scene.observed[0, -COLUMNS:])
     first = [Tile(frame, _time(i + 1 - len(remembered))) for i, frame in enumerate(remembered)]
     steps = shown_steps(thought.energies.shape[1] - 1)
-    candidates = decode(loaded.encoder, thought.path[0, steps])
+    candidates = decode(encoder, thought.path[0, steps])
     energies = thought.energies[0, steps].tolist()
     tiles = [
         Tile(frame, "start" if step == 0 else f"step {step}", f"E {_signed(energy)}")
@@ -102,7 +107,7 @@ def _strip(path: Path, loaded: LoadedWorld, scene: Scene, thought: Thought) -> N
     rows = [Row("remembered", first), Row("thinking\nabout t + 1", tiles)]
     title = f"Thinking about what happens next: energy {_signed(energies[0])} → {_signed(energies[-1])}"
     if scene.truth is not None and thought.errors is not None:
-        truth = decode(loaded.encoder, scene.truth[0])
+        truth = decode(encoder, scene.truth[0])
         tiles.append(Tile(truth[0], "truth", "", GREEN))
         losses = thought.errors[0, steps].tolist()
         wrong = [
@@ -112,17 +117,17 @@ def _strip(path: Path, loaded: LoadedWorld, scene: Scene, thought: Thought) -> N
         rows.append(Row("still wrong", wrong))
         title += f", loss {losses[0]:.3f} → {losses[-1]:.3f}"
     if len(thought.states) > 1:
-        rows += _rollout_rows(loaded, scene, thought)
+        rows += _rollout_rows(encoder, scene, thought)
     draw_strip(
         path, title, rows, "E: total energy of the candidate. Frames are decoded states. Dark: far from the truth."
     )
 
 
-def _rollout_rows(loaded: LoadedWorld, scene: Scene, thought: Thought) -> list[Row]:
+def _rollout_rows(encoder: FrameEncoder, scene: Scene, thought: Thought) -> list[Row]:
     """Predicted states t+1 .. t+H, above the true ones."""
     horizon = len(thought.states)
     shown = sorted({round(i) for i in np.linspace(0, horizon - 1, min(horizon, COLUMNS))})
-    imagined = decode(loaded.encoder, thought.states[shown])
+    imagined = decode(encoder, thought.states[shown])
     if scene.truth is None or thought.errors is None:
         tiles = [Tile(frame, _time(i + 1), "", ORANGE) for i, frame in zip(shown, imagined, strict=True)]
         return [Row("imagined", tiles)]
@@ -131,7 +136,7 @@ def _rollout_rows(loaded: LoadedWorld, scene: Scene, thought: Thought) -> list[R
         Tile(frame, _time(i + 1), f"loss {loss:.4f}", ORANGE)
         for i, frame, loss in zip(shown, imagined, losses, strict=True)
     ]
-    real = [Tile(frame, "", "", GREEN) for frame in decode(loaded.encoder, scene.truth[0, shown])]
+    real = [Tile(frame, "", "", GREEN) for frame in decode(encoder, scene.truth[0, shown])]
     return [Row("imagined", tiles), Row("truth", real)]
 
 
@@ -150,15 +155,16 @@ def _time(ahead: int) -> str:
 def scorer(judge: Judge, loaded: LoadedWorld, scene: Scene, thought: Thought) -> ScoreFn:
     """Total energies of any candidates for the first predicted state, anchored where its descent was."""
     device = scene.observed.device
-    origin = thought.origin[0].to(device).expand(SCORED_AT_ONCE, 1, -1)  # (B, 1, D)
+    at_once = max(1, min(SCORED_AT_ONCE, SCORED_POSITIONS // scene.observed.shape[1]))
+    origin = thought.origin[0].to(device).expand(at_once, 1, -1)  # (B, 1, D)
     with torch.no_grad():
-        memory = loaded.world.observe(scene.observed.expand(SCORED_AT_ONCE, -1, -1))
+        memory = loaded.world.observe(torch.cat([scene.observed] * at_once))
 
     def score(candidates: NDArray[np.float32]) -> NDArray[np.float32]:
         """(N, D) -> (N,); the last batch is filled up, as a Memory has as many rows as it was made with."""
         energies = []
-        for part in torch.from_numpy(candidates).to(device).split(SCORED_AT_ONCE):
-            full = torch.cat([part, part[-1:].expand(SCORED_AT_ONCE - len(part), -1)])[:, None]  # (B, 1, D)
+        for part in torch.from_numpy(candidates).to(device).split(at_once):
+            full = torch.cat([part, part[-1:].expand(at_once - len(part), -1)])[:, None]  # (B, 1, D)
             with torch.no_grad():
                 energies.append(judge.judge(full, memory, origin)[: len(part), 0].float().cpu())
         return torch.cat(energies).numpy()
@@ -168,11 +174,13 @@ def scorer(judge: Judge, loaded: LoadedWorld, scene: Scene, thought: Thought) ->
 
 def _landscape(path: Path, score: ScoreFn, loaded: LoadedWorld, scene: Scene, thought: Thought, seed: int) -> None:
     """The energy around the first predicted state's descent."""
-    truth = None if scene.truth is None else scene.truth[0, 0].cpu().numpy()
+    # A true state is a candidate too where both are vectors; a token is not.
+    truth = scene.truth[0, 0].cpu().numpy() if scene.truth is not None and scene.truth.ndim == 3 else None
     landscape = survey(score, thought.path[0].numpy(), truth, np.random.default_rng(seed))
     steps = range(thought.energies.shape[1])
     curves = [Curve("total energy", steps, thought.energies[0].tolist(), BLUE)]
     if thought.errors is not None and scene.truth is not None:
-        copied = loaded.space.distance(scene.observed[:, -1:], scene.truth[:, :1]).item()
-        curves.append(Curve("loss to the truth", steps, thought.errors[0].tolist(), ORANGE, ("copy last", copied)))
+        copying = loaded.space.copying()
+        beside = ("copy last", copying.loss(scene.observed[:, -1:], scene.truth[:, :1]).item()) if copying else None
+        curves.append(Curve("loss to the truth", steps, thought.errors[0].tolist(), ORANGE, beside))
     draw_landscape(path, "The energy of what happens next", landscape, curves)

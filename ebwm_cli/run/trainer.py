@@ -20,7 +20,8 @@ from ebwm_cli.data.loader import Loader
 from ebwm_cli.data.store import PreparedSet
 from ebwm_cli.errors import CheckpointError, DivergedError
 from ebwm_cli.recipe.schema import Recipe
-from ebwm_cli.run.held_out_loss import HeldOutWindows
+from ebwm_cli.run.held_out_loss import HeldOutWindows, references_of
+from ebwm_cli.run.measure import perplexity
 from ebwm_cli.run.report import TrainLine, ValidationLine
 from ebwm_cli.run.training_state import TrainingState
 from ebwm_cli.world.average import WeightAverage
@@ -71,7 +72,9 @@ class Trainer:
         self.world.set_precision(recipe.train.precision)
         self.optimizer = build_optimizer(self.world, recipe.train)
         self.average = WeightAverage(self.world, recipe.train.ema) if recipe.train.ema else None
-        self.copy_last_loss = self.held_out.copy_last_loss(self.world)
+        known = references_of(self.world.space, prepared.split("train"))
+        self.reference, hardest = next(iter(known.predictors.items()))
+        self.reference_loss = self.held_out.loss_of(hardest)
         self.progress = Progress()
         self._began = time.perf_counter()
         self._since_line = 0.0, 0  # seconds and updates
@@ -171,7 +174,9 @@ class Trainer:
         return ValidationLine(
             step=progress.step,
             val_loss=score.loss,
-            copy_last_loss=self.copy_last_loss,
+            perplexity=perplexity(self.world.space, score.loss),
+            reference=self.reference,
+            reference_loss=self.reference_loss,
             energy_start=score.energy_start,
             energy_final=score.energy_final,
             best=best,
