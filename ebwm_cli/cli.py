@@ -11,12 +11,22 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ebwm_cli import __version__
-from ebwm_cli.cli_words import ListCommand, VerbGroup, counts, recipe_words, stop_or_none, told
+from ebwm_cli.cli_words import (
+    ListCommand,
+    VerbGroup,
+    apart,
+    counts,
+    default_recipe,
+    given_of,
+    recipe_words,
+    stop_or_none,
+    told,
+)
 
 if TYPE_CHECKING:
     from ebwm_cli.recipe.schema import Recipe
@@ -26,10 +36,11 @@ DEMO = Path("data/demo")
 
 
 app = typer.Typer(
-    name="ebwm", cls=VerbGroup, help="Energy-based world models: prepare clips, train, evaluate, and watch one think.",
+    name="ebwm", cls=VerbGroup,
+    help="Energy-based world models: prepare clips or text, train, evaluate, and watch one think.",
     add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
 )  # fmt: skip
-prepare_app = typer.Typer(help="Turn clips into a prepared set under ./data.", no_args_is_help=False)
+prepare_app = typer.Typer(help="Turn clips or text into a prepared set under ./data.", no_args_is_help=False)
 app.add_typer(prepare_app, name="prepare")
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout and nothing else; the log goes to stderr.")]
@@ -65,6 +76,27 @@ def prepare_video(
         latent_dim=latent_dim, context=context, workers=workers,
     )  # fmt: skip
     show(reports, View("document" if json else "", quiet, verbose > 0, "looking for clips"))
+
+
+@prepare_app.command("text")
+def prepare_text(
+    src: Annotated[str, typer.Option(help="A file or folder (txt, md, jsonl, parquet; gz), or hf:NAME[:SPLIT].")],
+    out: Out = None,
+    field: Annotated[str, typer.Option(help="What holds the text in jsonl, parquet and hub data sets.")] = "text",
+    tokenizer: Annotated[str | None, typer.Option(help="A tokenizer.json, or bytes; else one is fitted.")] = None,
+    vocab_size: Annotated[int | None, typer.Option(help="Most tokens of that. [default: 4096]", min=1)] = None,
+    context: Annotated[int, typer.Option(help="Tokens of context in a window.", min=1)] = 256,
+    workers: Annotated[int | None, typer.Option(help="Tokenizing threads; else one per core.", min=1)] = None,
+    json: Json = False, quiet: Quiet = False, verbose: Verbose = 0,
+) -> None:  # fmt: skip
+    """Read documents, fit or load a tokenizer, pack tokens into windows, split train / val / test."""
+    from ebwm_cli.commands import prepare_text as command
+    from ebwm_cli.console import View, show
+
+    reports = command.prepare_text(
+        src, out, field=field, tokenizer=tokenizer, vocab_size=vocab_size, context=context, workers=workers
+    )
+    show(reports, View("document" if json else "", quiet, verbose > 0, "reading documents"))
 
 
 @prepare_app.command("demo")
@@ -106,7 +138,7 @@ def train(
         show_json(recipe_json_schema())
         return
     name, changes = recipe_words(words or [])
-    recipe = load_recipe(name, changes if seed is None else [*changes, f"seed={seed}"])
+    recipe = load_recipe(name or default_recipe(data), changes if seed is None else [*changes, f"seed={seed}"])
     if plan:
         show(_plan(recipe, data, device), View("document" if json else "", quiet, waiting="measuring a few steps"))
         return
@@ -121,7 +153,10 @@ def evaluate(
     data: Data = None,
     steps: Annotated[list[str], typer.Option(help="Descent steps to compare: 1 2 4.")] = ["1", "2", "4", "8", "16"],  # noqa: B006
     samples: Annotated[list[str], typer.Option(help="Starts per state to compare: 1 4.")] = ["1", "4"],  # noqa: B006
-    rollout: Annotated[int, typer.Option(help="States to predict ahead, feeding predictions back.", min=0)] = 4,
+    rollout: Annotated[int | None, typer.Option(help="States to predict ahead. [default: 4; text: 0]", min=0)] = None,
+    stride: Annotated[int | None, typer.Option(help="States between windows; else a whole context.", min=1)] = None,
+    windows: Annotated[int | None, typer.Option(help="Most windows. [default: for 32,768 predictions]", min=1)] = None,
+    questions: Annotated[Path | None, typer.Option(help="A jsonl of {prompt, answer[, choices]}, for text.")] = None,
     against: Annotated[list[Path], typer.Option(help="Other checkpoints, compared window by window.")] = [],  # noqa: B006
     seed: Seed = 0, device: Device = "auto", json: Json = False, quiet: Quiet = False, verbose: Verbose = 0,
 ) -> None:  # fmt: skip
@@ -131,7 +166,8 @@ def evaluate(
 
     reports = command.evaluate(
         checkpoint, data=data, steps=counts("--steps", steps), samples=counts("--samples", samples),
-        rollout=rollout, against=against, device=device, seed=seed,
+        rollout=rollout, stride=stride, most_windows=windows, questions=questions, against=against,
+        device=device, seed=seed,
     )  # fmt: skip
     show(reports, View("document" if json else "", quiet, verbose > 0, "measuring held-out windows"))
 
@@ -146,17 +182,22 @@ def think(
     data: Data = None,
     index: Annotated[int, typer.Option(help="Which held-out window, without --input.", min=0)] = 0,
     horizon: Annotated[int, typer.Option(help="States to predict ahead.", min=1)] = 1,
+    prompt: Annotated[str | None, typer.Option(help="A text to continue.")] = None,
+    max_new: Annotated[int | None, typer.Option(help="With --prompt: most new tokens. [default: 64]", min=1)] = None,
+    temperature: Annotated[float | None, typer.Option(help="With --prompt: 0 is greedy. [default: 0.8]", min=0)] = None,
+    top_p: Annotated[float | None, typer.Option(help="With --prompt: of the likeliest. [default: 0.95]", max=1)] = None,
     out: Annotated[Path | None, typer.Option(help="Where pictures, clip and trajectory go.")] = None,
     seed: Seed = 0, device: Device = "auto", json: Json = False, quiet: Quiet = False, verbose: Verbose = 0,
 ) -> None:  # fmt: skip
     """Predict what happens next, and show the descent that led there."""
-    from ebwm_cli.commands import think as command
     from ebwm_cli.console import View, show
 
-    reports = command.think(
-        checkpoint, steps=steps, samples=samples, stop=stop_or_none(stop), input=input, data=data, index=index,
-        horizon=horizon, out=out, device=device, seed=seed,
-    )  # fmt: skip
+    budget = {"steps": steps, "samples": samples, "stop": stop_or_none(stop)}
+    writing = {"max_new": max_new, "temperature": temperature, "top_p": top_p}
+    window = {"input": input, "data": data, "index": index or None, "horizon": None if horizon == 1 else horizon}
+    apart(prompt, writing, window)
+    given = given_of(writing if prompt is not None else window)
+    reports = _think(checkpoint, prompt, **budget, **given, out=out, device=device, seed=seed)
     show(reports, View("document" if json else "", quiet, verbose > 0, "thinking"))
 
 
@@ -178,6 +219,15 @@ def _train(recipe: Recipe, *, data: Path | None, out: Path | None, fresh: bool, 
     from ebwm_cli.commands import train as command
 
     yield from command.train(recipe, data=data, out=out, fresh=fresh, device=device)
+
+
+def _think(checkpoint: Path | None, prompt: str | None, **options: Any) -> Iterator[Report]:
+    from ebwm_cli.commands import generate, think
+
+    if prompt is None:
+        yield from think.think(checkpoint, **options)
+    else:
+        yield from generate.continue_text(checkpoint, prompt, **options)
 
 
 def _plan(recipe: Recipe, data: Path | None, device: str) -> Iterator[Report]:

@@ -11,7 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from ebwm_cli.errors import EbwmError, UsageError
 
-DEFAULT_RECIPE = "video_ebt_4xs"
+DEFAULT_RECIPE = "{modality}_ebt_4xs"
 
 
 class VerbGroup(TyperGroup):
@@ -58,14 +58,34 @@ def stop_or_none(stop: str | None) -> str | None:
     return stop
 
 
+def given_of(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were typed."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def apart(prompt: str | None, writing: dict[str, Any], window: dict[str, Any]) -> None:
+    """Refuse options of writing without a prompt, and options of a window beside one."""
+    for name in given_of(writing if prompt is None else window):
+        option = f"--{name.replace('_', '-')}"
+        what = f"{option} goes with --prompt" if prompt is None else f"{option} and --prompt exclude each other"
+        raise UsageError(what, 'ebwm think --prompt "Once upon a time"')
+
+
 def recipe_words(words: list[str]) -> tuple[str, list[str]]:
-    """The recipe's name (the default where none is given) and its key=value changes."""
+    """The recipe's name (empty where none is given) and its key=value changes."""
     names = [word for word in words if "=" not in word or Path(word).is_file()]
     if len(names) > 1:
         raise UsageError(
             f"one recipe at a time, not {' and '.join(names)}", f"ebwm train {names[0]}; changes are key=value"
         )
-    return (names or [DEFAULT_RECIPE])[0], [word for word in words if word not in names]
+    return (names or [""])[0], [word for word in words if word not in names]
+
+
+def default_recipe(data: Path | None) -> str:
+    """The recipe for the set that training would take; the one for video where there is none."""
+    from ebwm_cli.data.store import modality_of
+
+    return DEFAULT_RECIPE.format(modality=modality_of(data) or "video")
 
 
 def told(error: Exception, words: list[str]) -> tuple[str, str, int]:

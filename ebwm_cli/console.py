@@ -19,18 +19,19 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from ebwm_cli import console_think  # noqa: F401 - registers how a ThinkReport is drawn
+from ebwm_cli import console_think, console_write  # noqa: F401 - they register how their reports are drawn
 from ebwm_cli.console_live import Progress
 from ebwm_cli.console_tables import render
 from ebwm_cli.console_text import plain_line, safe
 from ebwm_cli.run.report import ClipReport, Notice, Report, TrainLine, ValidationLine
+from ebwm_cli.run.report_text import TextReport, TokenReport
 
 PLAIN_INTERVAL = 30.0
 """Seconds between progress lines off a terminal."""
 PLAIN_WIDTH = 100
 """Columns of a table off a terminal."""
 
-_PROGRESS = (ClipReport, TrainLine, ValidationLine)
+_PROGRESS = (ClipReport, TextReport, TokenReport, TrainLine, ValidationLine)
 
 
 @dataclass(frozen=True)

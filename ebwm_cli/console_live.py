@@ -9,8 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ebwm_cli.console_tables import BAD, GOOD, LABEL, QUIET, VALUE, against, framed
-from ebwm_cli.console_text import duration, number, safe, sparkline
+from ebwm_cli.console_text import duration, number, safe, size, sparkline
+from ebwm_cli.console_write import writing
 from ebwm_cli.run.report import ClipReport, Report, TrainLine, ValidationLine
+from ebwm_cli.run.report_text import TextReport, TokenReport
 
 
 class Progress:
@@ -26,6 +28,8 @@ class Progress:
         self._lines: list[TrainLine] = []
         self._held_out: list[ValidationLine] = []
         self._clip: ClipReport | None = None
+        self._text: TextReport | None = None
+        self._tokens: list[TokenReport] = []
         self._aside: list[ClipReport] = []
 
     def take(self, report: Report) -> None:
@@ -34,6 +38,10 @@ class Progress:
             self._lines.append(report)
         elif isinstance(report, ValidationLine):
             self._held_out.append(report)
+        elif isinstance(report, TextReport):
+            self._text = report
+        elif isinstance(report, TokenReport):
+            self._tokens.append(report)
         elif isinstance(report, ClipReport):
             self._clip = report
             if report.quarantined:
@@ -45,6 +53,10 @@ class Progress:
             yield self._training(room)
         elif self._clip:
             yield self._preparing(room, self._clip)
+        elif self._text:
+            yield self._reading(room, self._text)
+        elif self._tokens:
+            yield framed("writing", writing(self._tokens, max(4, options.size.height - 6)))
         else:
             yield self._spinner
 
@@ -60,9 +72,10 @@ class Progress:
         grid.add_row("loss", Text(number(line.loss), VALUE), Text(loss, GOOD), "")
         if self._held_out:
             last = self._held_out[-1]
-            beside = Text("copying ", QUIET).append(number(last.copy_last_loss), QUIET).append("  ")
+            name = last.reference.removesuffix(" the last")
+            beside = Text(f"{name} {number(last.reference_loss)}  ", QUIET)
             trend = sparkline([past.val_loss for past in self._held_out], history)
-            beside.append(against(last.val_loss, last.copy_last_loss))
+            beside.append(against(last.val_loss, last.reference_loss))
             grid.add_row("held-out", Text(number(last.val_loss), VALUE), Text(trend, GOOD), beside)
         energies = Text(f"{number(line.energy_start)} → {number(line.energy_final)}", VALUE)
         fall = sparkline([past.energy_final for past in self._lines], history)
@@ -76,13 +89,13 @@ class Progress:
         if line.skipped:
             grid.add_row("skipped", Text(f"{line.skipped:,}", BAD), "", Text("NaN or infinity", BAD))
         both = Table.grid(expand=True)
-        both.add_row(self._bar(room, "step", line.step, line.steps, line.eta_seconds))
+        both.add_row(self._bar(room, f"step {line.step:,} of {line.steps:,}", line.step, line.steps, line.eta_seconds))
         both.add_row(grid)
         return framed("training", both)
 
     def _preparing(self, room: int, clip: ClipReport) -> RenderableType:
         both = Table.grid(expand=True)
-        both.add_row(self._bar(room, "clip", clip.done, clip.total, clip.eta_seconds))
+        both.add_row(self._bar(room, f"clip {clip.done:,} of {clip.total:,}", clip.done, clip.total, clip.eta_seconds))
         if clip.done < clip.total:
             line = Text(no_wrap=True, overflow="ellipsis")
             line.append(f"{clip.frames_per_second:,.0f} frames/s  ", QUIET).append(safe(clip.clip), VALUE)
@@ -95,9 +108,18 @@ class Progress:
             both.add_row(note)
         return framed("preparing", both)
 
+    def _reading(self, room: int, text: TextReport) -> RenderableType:
+        both = Table.grid(expand=True)
+        words = f"{size(text.bytes_done)} of {size(text.bytes_total)}"
+        both.add_row(self._bar(room, words, text.bytes_done, text.bytes_total, text.eta_seconds))
+        line = Text(no_wrap=True, overflow="ellipsis")
+        line.append(f"{text.tokens:,} tokens  {size(text.bytes_per_second)}/s  ", QUIET).append(safe(text.file), VALUE)
+        both.add_row(line)
+        return framed("preparing", both)
+
     def _bar(self, room: int, what: str, done: int, total: int, eta: float) -> RenderableType:
         row = Table.grid(padding=(0, 2))
-        words = Text(f"{what} {done:,} of {total:,}", VALUE)
+        words = Text(what, VALUE)
         left = Text(f"{duration(eta)} left", LABEL)
         bar = ProgressBar(
             total=max(1, total), completed=done, width=max(10, room - 10 - words.cell_len - left.cell_len)

@@ -11,7 +11,16 @@ from rich.table import Table
 from rich.text import Text
 
 from ebwm_cli.console_text import change, count, duration, number, safe, size, sparkline, tail
-from ebwm_cli.run.report import EvalReport, PlanReport, PrepareReport, Report, TrainReport
+from ebwm_cli.run.report import (
+    EvalReport,
+    PlanReport,
+    PrepareReport,
+    Quarantined,
+    QuestionsRow,
+    Report,
+    TrainReport,
+)
+from ebwm_cli.run.report_text import PrepareTextReport
 
 LABEL, VALUE, GOOD, BAD, QUIET = "cyan", "bold", "green", "yellow", "dim"
 QUARANTINE_ROWS = 12
@@ -97,18 +106,49 @@ def _prepare(report: PrepareReport) -> RenderableType:
     explained = f"keeps {report.explained_variance:.2%} of the variance" if report.explained_variance else ""
     facts.add("encoder", report.encoder, explained)
     facts.add("written to", safe(report.out))
-    below: list[RenderableType] = []
-    if report.quarantined:
-        aside = Table.grid(padding=(0, 2))
-        aside.add_column(overflow="fold", style=BAD)
-        aside.add_column(overflow="fold", style=QUIET)
-        for row in report.quarantined[:QUARANTINE_ROWS]:
-            aside.add_row(safe(row.file), safe(row.reason))
-        more = len(report.quarantined) - QUARANTINE_ROWS
-        if more > 0:
-            aside.add_row(f"and {more:,} more", f"in {safe(report.out)}/quarantine.jsonl")
-        below = [Text(f"\nset aside: {len(report.quarantined):,}", BAD), aside]
-    return facts.panel("prepared", *below, next_command("ebwm train"), style=GOOD)
+    return facts.panel("prepared", *_aside(report.quarantined, report.out), next_command("ebwm train"), style=GOOD)
+
+
+def _aside(quarantined: list[Quarantined], out: str) -> list[RenderableType]:
+    """What was set aside, and why."""
+    if not quarantined:
+        return []
+    aside = Table.grid(padding=(0, 2))
+    aside.add_column(overflow="fold", style=BAD)
+    aside.add_column(overflow="fold", style=QUIET)
+    for row in quarantined[:QUARANTINE_ROWS]:
+        aside.add_row(safe(row.file), safe(row.reason))
+    more = len(quarantined) - QUARANTINE_ROWS
+    if more > 0:
+        aside.add_row(f"and {more:,} more", f"in {safe(out)}/quarantine.jsonl")
+    return [Text(f"\nset aside: {len(quarantined):,}", BAD), aside]
+
+
+@render.register
+def _prepare_text(report: PrepareTextReport) -> RenderableType:
+    facts = Facts()
+    facts.add("documents", f"{report.documents:,}", f"in {report.files:,} files" if report.files > 1 else "in one file")
+    rate = f"{size(report.bytes_per_second)}/s, " if report.bytes_per_second else "nothing new to tokenize, "
+    facts.add("text", size(report.bytes), f"{rate}{duration(report.seconds)}")
+    facts.add("tokens", f"{report.tokens:,}", f"{report.bytes_per_token:.2f} bytes per token")
+    facts.add("vocabulary", f"{report.vocab_size:,}", f"tokenizer {report.tokenizer}")
+    windows = report.windows
+    train, held = f"train {windows.train:,}", f"val {windows.val:,}  test {windows.test:,}"
+    facts.add("windows", train, Text(held, VALUE).append(f"  {report.context} tokens of context", QUIET))
+    whole = "whole documents" if report.split_by == "document" else "blocks inside each document, a window apart"
+    facts.add("held out", Text(whole))
+    facts.add("begins", sample(report.sample))
+    facts.add("written to", safe(report.out))
+    return facts.panel("prepared", *_aside(report.quarantined, report.out), next_command("ebwm train"), style=GOOD)
+
+
+def sample(tokens: list[str]) -> Text:
+    """Tokens with their borders to be seen."""
+    line = Text()
+    for index, token in enumerate(tokens):
+        shown = safe(token.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "·"))
+        line.append("" if not index else "|", QUIET).append(shown, LABEL if index % 2 else VALUE)
+    return line
 
 
 @render.register
@@ -133,8 +173,10 @@ def _plan(report: PlanReport) -> RenderableType:
 @render.register
 def _train(report: TrainReport) -> RenderableType:
     facts = Facts()
-    facts.add("held-out loss", number(report.val_loss), against(report.val_loss, report.copy_last_loss))
-    facts.add("copying the last", Text(number(report.copy_last_loss), QUIET))
+    facts.add("held-out loss", number(report.val_loss), against(report.val_loss, report.reference_loss))
+    facts.add(report.reference, Text(number(report.reference_loss), QUIET))
+    if report.perplexity is not None:
+        facts.add("perplexity", number(report.perplexity))
     facts.add("steps", f"{report.step:,}", f"{duration(report.seconds)}, {report.states_per_second:,.0f} states/s")
     if report.skipped:
         facts.add("skipped", Text(f"{report.skipped:,} steps with a NaN or infinity", BAD))
@@ -149,25 +191,30 @@ def _eval(report: EvalReport) -> RenderableType:
     facts.add("model", Text(safe(report.checkpoint)))
     facts.add("held-out set", Text(f"{safe(report.data)} ({report.split})"))
     facts.add("held-out loss", number(report.loss), f"{report.steps} descent steps, {report.windows:,} windows")
-    copied = Text(number(report.copy_last_loss), QUIET)
-    facts.add("copying the last", copied, against(report.loss, report.copy_last_loss))
-    facts.add("predicting the mean", Text(number(report.mean_loss), QUIET), against(report.loss, report.mean_loss))
+    if report.perplexity is not None:
+        facts.add("perplexity", number(report.perplexity))
+    if report.bits_per_byte is not None:
+        facts.add("bits per byte", number(report.bits_per_byte))
+    for row in report.references:
+        beside = against(report.loss, row.loss)
+        if row.perplexity is not None:
+            beside = Text(f"perplexity {number(row.perplexity)}  ", QUIET).append(beside)
+        facts.add(row.name, Text(number(row.loss), QUIET), beside)
     for row in report.against:
         low, high = row.ci95
         verdict = (GOOD, "lower") if high < 0 else (BAD, "higher") if low > 0 else (QUIET, "not told apart")
         interval = Text(f"[{low:+.4f}, {high:+.4f}] 95 %, {verdict[1]}", verdict[0])
         facts.add(f"minus {tail(safe(row.other), 20)}", f"{row.mean:+.4f}", interval)
-    if report.perplexity is not None:
-        facts.add("perplexity", number(report.perplexity))
-    if report.bits_per_byte is not None:
-        facts.add("bits per byte", number(report.bits_per_byte))
     facts.add("energy and error", number(report.energy_error_spearman), "rank correlation")
-    facts.add("  move size alone", Text(number(report.move_error_spearman), QUIET), "the trivial predictor")
+    doubt = number(report.doubt_error_spearman)
+    facts.add("  without energy", Text(doubt, QUIET), f"{report.doubt}, the trivial predictor")
     facts.add("  energy beyond it", number(report.partial_spearman), "partial correlation")
     facts.add("size", f"{count(report.params)} parameters", f"{count(report.flops_per_state)}FLOP per state")
     parts: list[RenderableType] = [_by_steps(report)]
     if report.by_samples:
         parts.append(_by_samples(report))
+    if report.questions:
+        parts.append(_questions(report.questions))
     if report.rollout:
         parts.append(_rollout(report))
     wrote = Text(f"{duration(report.seconds)}", QUIET)
@@ -177,12 +224,13 @@ def _eval(report: EvalReport) -> RenderableType:
 
 
 def _by_steps(report: EvalReport) -> Table:
-    rows = table("steps", "loss", "against copying", "energy", "per state", title="more thinking")
+    reference = report.references[0]
+    rows = table("steps", "loss", f"against {reference.name}", "energy", "per state", title="more thinking")
     best = min((row.loss for row in report.by_steps), default=0.0)
     for row in report.by_steps:
         loss = Text(number(row.loss), f"bold {GOOD}" if row.loss == best else "")
         took = f"{row.seconds * 1e3:.3g} ms"
-        rows.add_row(f"{row.steps}", loss, against(row.loss, report.copy_last_loss), number(row.energy), took)
+        rows.add_row(f"{row.steps}", loss, against(row.loss, reference.loss), number(row.energy), took)
     return rows
 
 
@@ -193,11 +241,28 @@ def _by_samples(report: EvalReport) -> Table:
     return rows
 
 
+def _questions(row: QuestionsRow) -> Table:
+    chance = "" if row.chance is None else f", chance {row.chance:.1%}"
+    rows = table("questions", "by energy", "by likelihood", title=f"{row.questions:,} questions{chance}")
+    picked, written = row.multiple_choice, row.questions - row.multiple_choice
+    for name, asked, energy, likelihood in (
+        ("picked right", picked, row.accuracy_by_energy, row.accuracy_by_likelihood),
+        ("written right", written, row.exact_match_by_energy, row.exact_match_by_likelihood),
+    ):
+        if asked:
+            rows.add_row(
+                f"{asked:,} {name}", *("–" if share is None else f"{share:.1%}" for share in (energy, likelihood))
+            )
+    return rows
+
+
 def _rollout(report: EvalReport) -> Table:
     errors = sparkline([row.loss for row in report.rollout])
-    rows = table("ahead", "loss", "copying", "change", "psnr", title=f"rollout, predictions fed back  {errors}")
+    rows = table(
+        "ahead", "loss", report.references[0].name, "change", "psnr", title=f"rollout, predictions fed back  {errors}"
+    )
     for row in report.rollout:
         psnr = "–" if row.psnr is None else f"{row.psnr:.1f} dB"
-        copied = number(row.copy_last_loss)
-        rows.add_row(f"{row.horizon}", number(row.loss), copied, against(row.loss, row.copy_last_loss), psnr)
+        referred = number(row.reference_loss)
+        rows.add_row(f"{row.horizon}", number(row.loss), referred, against(row.loss, row.reference_loss), psnr)
     return rows

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 from ebwm_cli.run.report import ClipReport, Notice, Report, TrainLine, ValidationLine
+from ebwm_cli.run.report_text import TextReport, TokenReport
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -47,7 +48,7 @@ def size(value: float) -> str:
     """Bytes in binary units."""
     for limit, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if value >= limit:
-            return f"{value / limit:.3g} {unit}"
+            return f"{value / limit:.3g} {unit}" if value < 1000 * limit else f"{value / limit:.0f} {unit}"
     return f"{value:.0f} B"
 
 
@@ -105,6 +106,13 @@ def plain_line(report: Report, held_out: ValidationLine | None = None) -> str | 
         partial = f"  partial: {safe(report.reason)}" if report.reason else ""
         speed = f"  {report.frames_per_second:,.0f} frames/s  {duration(report.eta_seconds)} left"
         return f"{head}  {what}  {report.states:,} states{partial}{speed}"
+    if isinstance(report, TextReport):
+        return (
+            f"{safe(report.file)}  {size(report.bytes_done)} of {size(report.bytes_total)}  {report.tokens:,} tokens"
+            f"  {size(report.bytes_per_second)}/s  {duration(report.eta_seconds)} left"
+        )
+    if isinstance(report, TokenReport):
+        return f"token {report.done:,} of at most {report.total:,}  energy {number(report.energy)}"
     if isinstance(report, TrainLine):
         beside = f"  held-out {number(held_out.val_loss)}" if held_out else ""
         skipped = f"  {report.skipped} skipped" if report.skipped else ""
@@ -119,6 +127,6 @@ def plain_line(report: Report, held_out: ValidationLine | None = None) -> str | 
         best = "  best so far" if report.best else ""
         return (
             f"step {report.step:,}  held-out {number(report.val_loss)}"
-            f"  copying the last state {number(report.copy_last_loss)}{best}"
+            f"  {report.reference} {number(report.reference_loss)}{best}"
         )
     return None

@@ -26,10 +26,13 @@ def _think(report: ThinkReport) -> RenderableType:
         facts.add("every start", Text(sparkline(report.sample_energies, 24), LABEL), kept)
     if report.error is not None:
         beside = Text()
-        if report.copy_last_error is not None:
-            beside = Text(f"copying the last {number(report.copy_last_error)}  ", QUIET)
-            beside.append(against(report.error, report.copy_last_error))
+        if report.reference_error is not None:
+            beside = Text(f"{report.reference} {number(report.reference_error)}  ", QUIET)
+            beside.append(against(report.error, report.reference_error))
         facts.add("error", number(report.error), beside)
+    if report.predicted_text is not None:
+        truth = "" if report.true_text is None else f"the truth is {report.true_text!r}"
+        facts.add("says", safe(repr(report.predicted_text)), safe(truth))
     if len(report.rollout_errors) > 1:
         line = Text(sparkline(report.rollout_errors, 48), LABEL)
         facts.add("error ahead", line, _span(report.rollout_errors))

@@ -52,7 +52,8 @@ def seen(monkeypatch):
     monkeypatch.setattr(evaluate, "evaluate", record("eval"))
     monkeypatch.setattr(think, "think", record("think"))
     trained = reports.TrainReport(
-        out="runs/x", checkpoint="runs/x/model.safetensors", step=1, val_loss=0.1, copy_last_loss=0.2, params=1,
+        out="runs/x", checkpoint="runs/x/model.safetensors", step=1, val_loss=0.1, perplexity=None,
+        reference="copying the last", reference_loss=0.2, params=1,
         flops_per_step=1.0, seconds=1.0, states_per_second=1.0, skipped=0,
     )  # fmt: skip
     monkeypatch.setattr(train, "train", record("train", trained))

@@ -32,19 +32,22 @@ PLAN = reports.PlanReport(
     seconds_estimate=None,
 )  # fmt: skip
 HELD_OUT = reports.ValidationLine(
-    step=20, val_loss=0.15, copy_last_loss=0.2, energy_start=1.0, energy_final=0.5, best=True, seconds=0.1
-)
+    step=20, val_loss=0.15, perplexity=None, reference="copying the last", reference_loss=0.2, energy_start=1.0,
+    energy_final=0.5, best=True, seconds=0.1,
+)  # fmt: skip
 TRAINED = reports.TrainReport(
-    out="runs/r", checkpoint="runs/r/model.safetensors", step=100, val_loss=math.nan, copy_last_loss=0.2,
-    params=412345, flops_per_step=3.2e9, seconds=75.0, states_per_second=4213.0, skipped=1,
+    out="runs/r", checkpoint="runs/r/model.safetensors", step=100, val_loss=math.nan, perplexity=None,
+    reference="copying the last", reference_loss=0.2, params=412345, flops_per_step=3.2e9, seconds=75.0,
+    states_per_second=4213.0, skipped=1,
 )  # fmt: skip
 EVALUATED = reports.EvalReport(
     checkpoint="runs/a_long_name_of_a_run_that_goes_on/model.safetensors", data="data/clips", split="test", windows=41,
     loss=0.118, steps=4, by_steps=[reports.StepsRow(steps=k, loss=0.2 / k, energy=-k, seconds=1e-4) for k in (1, 16)],
     by_samples=[reports.SamplesRow(samples=4, select="lowest energy", loss=0.1)], copy_last_loss=0.181, mean_loss=0.3,
+    references=[reports.ReferenceRow(name="copying the last", loss=0.181, perplexity=None)], stride=16, questions=None,
     against=[reports.Difference(other="copy last", mean=-0.06, ci95=(-0.07, -0.05))], energy_error_spearman=None,
-    move_error_spearman=0.5, partial_spearman=0.1,
-    rollout=[reports.RolloutRow(horizon=1, loss=0.1, copy_last_loss=0.2, psnr=None)], perplexity=None,
+    doubt="size of the predicted move", doubt_error_spearman=0.5, partial_spearman=0.1,
+    rollout=[reports.RolloutRow(horizon=1, loss=0.1, reference_loss=0.2, psnr=None)], perplexity=None,
     bits_per_byte=None, params=412345, flops_per_state=3.2e7, seconds=3.0, files=["runs/r/eval/report.json"],
 )  # fmt: skip
 ENERGIES = [2.0 * 0.9**k for k in range(65)]
@@ -54,7 +57,8 @@ THOUGHT = reports.ThinkReport(
     descent=[
         reports.DescentRow(step=k, energy=e, drop=0.1, move=0.01, error=None) for k, e in enumerate(ENERGIES)
     ],
-    position_energies=[0.1] * 18, sample_energies=[0.1, 0.2], error=0.1, copy_last_error=None,
+    position_energies=[0.1] * 18, sample_energies=[0.1, 0.2], error=0.1, reference=None, reference_error=None,
+    predicted_text=None, true_text=None,
     rollout_errors=[0.1, 0.2], states=2, files=["runs/r/think/strip.png"], seconds=0.5,
 )  # fmt: skip
 FINAL = [PREPARED, PLAN, TRAINED, EVALUATED, THOUGHT]
