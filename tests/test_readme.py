@@ -56,7 +56,7 @@ def test_every_recipe_named_loads(command, tmp_path, monkeypatch):
     write_recipes(tmp_path)
     monkeypatch.chdir(tmp_path)
     name, changes = cli.recipe_words(parsed(command)["words"] or [])
-    assert load_recipe(name, changes)
+    assert load_recipe(name or cli.default_recipe(None), changes)
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "--schema" in c or "--plan" in c])

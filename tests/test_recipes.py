@@ -2,6 +2,7 @@
 
 import pytest
 from small_set import make_set
+from small_text import make_text_set
 
 from ebwm_cli.commands.train import plan, train
 from ebwm_cli.recipe.load import load_recipe, shipped_recipes
@@ -16,19 +17,30 @@ HEAVY = 3e6
 PUBLISHED = {"xxs": 6.18, "xs": 12.4, "small": 48.8, "medium": 176, "large": 396, "xl": 708}
 
 
+SPECS = {
+    "video": StateSpec(state_dim=8, context=6),
+    "text": StateSpec(modality="text", state_dim=300, context=16),
+}
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    return make_set(tmp_path_factory.mktemp("recipes") / "set").path
+    folder = tmp_path_factory.mktemp("recipes")
+    return {"video": make_set(folder / "set").path, "text": make_text_set(folder / "text").path}
 
 
 def test_there_is_a_ladder_of_sizes():
+    text = [name.removeprefix("text_ebt_") for name in shipped_recipes() if name.startswith("text_ebt_")]
+    assert sorted(text) == ["3xs", "4xs", "xxs"]
     sizes = [name.removeprefix("video_ebt_") for name in shipped_recipes() if name.startswith("video_ebt_")]
     assert sorted(sizes) == sorted(["4xs", "3xs", *PUBLISHED])
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_it_plans_with_published_parameter_counts(name):
-    recipe = load_recipe(name, ["data.state_dim=128", "data.context=16"])
+    recipe = load_recipe(name)
+    if recipe.data.state_dim is None:
+        recipe = load_recipe(name, ["data.state_dim=128", "data.context=16"])
     foreseen = plan(recipe)
     assert foreseen.recipe == recipe.name
     assert foreseen.flops_total == pytest.approx(foreseen.flops_per_step * recipe.train.steps)
@@ -42,9 +54,12 @@ def test_it_trains_two_steps(name, prepared, tmp_path):
     full = load_recipe(name)
     batch = max(2, full.train.accumulate)
     changes = ["train.steps=2", f"train.batch_size={batch}", "train.log_every=1"]
-    if cost(full, StateSpec(state_dim=8, context=6)).params > HEAVY:
+    changes += ["data.state_dim=null", "data.context=null"]
+    if cost(full, SPECS[full.data.modality]).params > HEAVY:
         changes += ["model.layers=2", f"model.width={4 * full.model.heads}"]
-    reports = list(train(load_recipe(name, changes), data=prepared, out=tmp_path / "run", device="cpu"))
+    reports = list(
+        train(load_recipe(name, changes), data=prepared[full.data.modality], out=tmp_path / "run", device="cpu")
+    )
     lines = [report for report in reports if isinstance(report, TrainLine)]
     assert [line.step for line in lines] == [1, 2]
     assert isinstance(reports[-1], TrainReport)
