@@ -204,7 +204,8 @@ def _eval(report: EvalReport) -> RenderableType:
         low, high = row.ci95
         verdict = (GOOD, "lower") if high < 0 else (BAD, "higher") if low > 0 else (QUIET, "not told apart")
         interval = Text(f"[{low:+.4f}, {high:+.4f}] 95 %, {verdict[1]}", verdict[0])
-        facts.add(f"minus {tail(safe(row.other), 20)}", f"{row.mean:+.4f}", interval)
+        other = row.other.removesuffix("/model.safetensors")
+        facts.add(f"minus {tail(safe(other), 20)}", f"{row.mean:+.4f}", interval)
     facts.add("energy and error", number(report.energy_error_spearman), "rank correlation")
     doubt = number(report.doubt_error_spearman)
     facts.add("  without energy", Text(doubt, QUIET), f"{report.doubt}, the trivial predictor")
@@ -225,19 +226,23 @@ def _eval(report: EvalReport) -> RenderableType:
 
 def _by_steps(report: EvalReport) -> Table:
     reference = report.references[0]
-    rows = table("steps", "loss", f"against {reference.name}", "energy", "per state", title="more thinking")
+    extra = ["perplexity"] if report.perplexity is not None else []
+    rows = table("steps", "loss", *extra, f"against {reference.name}", "energy", "per state", title="more thinking")
     best = min((row.loss for row in report.by_steps), default=0.0)
     for row in report.by_steps:
         loss = Text(number(row.loss), f"bold {GOOD}" if row.loss == best else "")
         took = f"{row.seconds * 1e3:.3g} ms"
-        rows.add_row(f"{row.steps}", loss, against(row.loss, reference.loss), number(row.energy), took)
+        cells = [number(row.perplexity)] if extra else []
+        rows.add_row(f"{row.steps}", loss, *cells, against(row.loss, reference.loss), number(row.energy), took)
     return rows
 
 
 def _by_samples(report: EvalReport) -> Table:
-    rows = table("samples", "chosen by", "loss", title="more starts")
+    extra = ["perplexity"] if report.perplexity is not None else []
+    rows = table("samples", "chosen by", "loss", *extra, title="more starts")
     for row in report.by_samples:
-        rows.add_row(f"{row.samples}", safe(row.select), number(row.loss))
+        cells = [number(row.perplexity)] if extra else []
+        rows.add_row(f"{row.samples}", safe(row.select), number(row.loss), *cells)
     return rows
 
 

@@ -166,6 +166,7 @@ def test_perplexity_and_bits_per_byte_are_those_of_the_mean_loss(home):
     assert report.loss == pytest.approx(each.mean().item(), rel=1e-5)
     assert report.perplexity == pytest.approx(math.exp(report.loss))
     assert report.bits_per_byte == pytest.approx(each.sum().item() / math.log(2) / size, rel=1e-5)
+    assert [row.perplexity for row in report.by_steps] == [pytest.approx(math.exp(row.loss)) for row in report.by_steps]
     assert [row.name for row in report.references] == ["bigram", "unigram"]
     assert report.references[0].loss < report.references[1].loss == report.mean_loss
     assert report.copy_last_loss is None

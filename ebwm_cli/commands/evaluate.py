@@ -114,7 +114,7 @@ def evaluate(
         split=split,
         windows=len(starts),
         stride=stride,
-        loss=float(scores.errors.mean()),
+        loss=_mean(scores.errors),
         steps=think.steps,
         by_steps=[judged.steps_row(each) for each in steps],
         by_samples=[row for each in samples for row in judged.samples_rows(each)],
@@ -164,7 +164,8 @@ class _Judged:
         scores = self.scores(self.loaded.recipe.think.model_copy(update=fixed))
         return StepsRow(
             steps=steps,
-            loss=float(scores.errors.mean()),
+            loss=_mean(scores.errors),
+            perplexity=perplexity(self.loaded.space, _mean(scores.errors)),
             energy=float(scores.energies.mean()),
             seconds=scores.seconds,
         )
@@ -175,7 +176,11 @@ class _Judged:
         picks: dict[str, Floats] = {"energy": scores.errors}
         if samples > 1:
             picks |= {"mean": scores.sample_mean_errors, "random": scores.sample_random_errors}
-        return [SamplesRow(samples=samples, select=name, loss=float(errors.mean())) for name, errors in picks.items()]
+        space = self.loaded.space
+        return [
+            SamplesRow(samples=samples, select=name, loss=_mean(errors), perplexity=perplexity(space, _mean(errors)))
+            for name, errors in picks.items()
+        ]
 
 
 def _check(steps: Sequence[int], samples: Sequence[int], rollout: int | None, stride: int | None) -> None:

@@ -163,6 +163,8 @@ class StepsRow(Report):
 
     steps: int
     loss: float
+    perplexity: float | None
+    """exp(loss), where the loss is in nats."""
     energy: float
     seconds: float
 
@@ -173,6 +175,7 @@ class SamplesRow(Report):
     samples: int
     select: str
     loss: float
+    perplexity: float | None
 
 
 class RolloutRow(Report):
