@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 EXTENSIONS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".ogv"})
@@ -21,7 +21,12 @@ def sha256_of(path: Path) -> str:
 
 
 def find_clips(source: Path, *, outside: Path | None = None) -> Iterator[Path]:
-    """Clips below `source` by extension, in the order of their names; `source` may be one file, of any name.
+    """Clips below `source` by extension, as `find_files` has them."""
+    return find_files(source, lambda path: path.suffix.lower() in EXTENSIONS, outside=outside)
+
+
+def find_files(source: Path, wanted: Callable[[Path], bool], *, outside: Path | None = None) -> Iterator[Path]:
+    """Files below `source` that are `wanted`, in the order of their names; `source` may be one file, of any name.
 
     Hidden files and folders, and everything below `outside`, are passed over. Links are yielded, to be judged by
     `refusal`, and so are folders that can't be entered or that are links, which are not followed.
@@ -38,7 +43,7 @@ def find_clips(source: Path, *, outside: Path | None = None) -> Iterator[Path]:
             if not name.startswith(".") and (outside is None or (here / name).resolve() != outside.resolve())
         )
         for name in sorted(names):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS:
+            if not name.startswith(".") and wanted(here / name):
                 yield here / name
         yield from (here / name for name in folders if (here / name).is_symlink())
     yield from closed

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from ebwm_cli.data.files import find_files
+
 MOST_FLAWS = 20
 """Bad lines or rows named per file; the others are counted."""
 ROWS_AT_ONCE = 256
@@ -43,20 +45,8 @@ def find_texts(source: Path, *, outside: Path | None = None) -> list[Path]:
     Hidden files and folders, and everything below `outside`, are passed over. Links are there too, to be judged by
     `why_not`, and so are folders that can't be entered or that are links, which are not followed.
     """
-    if not source.is_dir():
-        return [source]
-    found: list[Path] = []
-    closed: list[Path] = []
-    for folder, folders, names in os.walk(source, onerror=lambda error: closed.append(Path(error.filename))):
-        here = Path(folder)
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith(".") and (outside is None or (here / name).resolve() != outside.resolve())
-        )
-        found += [here / name for name in names if not name.startswith(".") and kind_of(here / name)]
-        found += [here / name for name in folders if (here / name).is_symlink()]
-    return sorted([*found, *closed], key=lambda path: os.fsencode(path.relative_to(source)))
+    found = find_files(source, lambda path: kind_of(path) is not None, outside=outside)
+    return sorted(found, key=lambda path: os.fsencode(path.relative_to(source)) if path != source else b"")
 
 
 def kind_of(path: Path) -> str | None:

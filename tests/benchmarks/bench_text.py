@@ -13,13 +13,13 @@ import json
 import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import naive
+from bench_model import best_of
 
 from ebwm_cli.recipe.schema import DescentSection, EbtSection, StateSpec, ThinkSection
 from ebwm_cli.world.build import build_world
@@ -47,21 +47,8 @@ def step_of(descends: bool, batch: int, vocabulary: int = VOCABULARY):
     return step
 
 
-def least_seconds(repeats: int, *runs) -> list[float]:
-    """Of each run, taken in turns so that all meet the same machine."""
-    least = [float("inf")] * len(runs)
-    for run in runs:
-        run()
-    for _ in range(repeats):
-        for i, run in enumerate(runs):
-            began = time.perf_counter()
-            run()
-            least[i] = min(least[i], time.perf_counter() - began)
-    return least
-
-
 def training(batch: int, repeats: int) -> dict[str, float]:
-    ours, plain = least_seconds(repeats, step_of(True, batch), step_of(False, batch))
+    ours, plain = best_of(repeats, step_of(True, batch), step_of(False, batch))
     return {"seconds": round(ours, 3), "transformer_seconds": round(plain, 3), "times": round(ours / plain, 2)}
 
 
@@ -92,7 +79,7 @@ def generation(repeats: int, at: int = 200) -> dict[str, float]:
         with torch.no_grad():
             naive.two_stream_energy(world.network, observed, space.embed_candidate(space.point(logits)))
 
-    plain, slow, fast = least_seconds(repeats, straightforward, recomputed, cached)
+    plain, slow, fast = best_of(repeats, straightforward, recomputed, cached)
     return {
         "tokens_per_second": round(1 / fast, 1),
         "times_faster": round(plain / fast, 1),
