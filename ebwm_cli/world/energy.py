@@ -29,7 +29,7 @@ from ebwm_cli.world.gradient import RunningLoss
 from ebwm_cli.world.protocol import Prediction
 
 SMALLEST_STEP_SIZE = 1e-4
-NUMBERS_AT_ONCE = 1 << 23
+NUMBERS_AT_ONCE = 1 << 22
 """Numbers of candidates that descend together in training: bounds memory where states are large."""
 
 
