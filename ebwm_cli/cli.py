@@ -259,8 +259,10 @@ def _tour(recipe: Recipe, *, data: Path | None, out: Path | None, fresh: bool, d
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
-    # Threads that wait asleep cost little alone; threads that spin stall where another program holds a core.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read once, when torch is loaded
+    # Threads that spin for long while they wait stall where another program holds a core; threads that sleep at once
+    # wake too late for small layers. Read once, when torch is loaded.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     sys.exit(run(sys.argv[1:]))

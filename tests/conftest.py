@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is loaded; spinning threads stall beside others
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # read when torch is loaded; threads that spin for long stall others
 
 import torch
 

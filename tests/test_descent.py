@@ -59,7 +59,7 @@ def test_without_a_bottom_only_the_anchor_stops_descent():
 def test_a_descent_continued_equals_one_run_through():
     energy = quadratic(0.3, BOTTOM)
     whole = descend(energy, START, steps=6, step_size=0.7, anchor=0.2)
-    first = descend(energy, START, steps=2, step_size=0.7, anchor=0.2, final_energy=False)
+    first = descend(energy, START, steps=2, step_size=0.7, anchor=0.2, measure=False)
     second = descend(energy, first.final, steps=4, step_size=0.7, anchor=0.2, origin=START, first_step=2)
     assert torch.allclose(whole.final, second.final, atol=1e-14)
     assert torch.allclose(whole.energies, torch.cat([first.energies, second.energies], -1), atol=1e-14)

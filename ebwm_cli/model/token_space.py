@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ebwm_cli.model.distribution import cross_entropy, expected_embedding, relative_entropy
 from ebwm_cli.model.ngram import Bigram, Unigram
+from ebwm_cli.model.product import product
 from ebwm_cli.model.state_space import References, gaussian
 
 SURE = 100.0
@@ -81,14 +83,14 @@ class TokenSpace(nn.Module):
         """Logits (B, T', V) before step 0, after tokens (B, T') whose hidden states are (B, T', W)."""
         shape = (*hidden.shape[:-1], self.vocab_size)
         if self.forecasts:
-            return F.linear(hidden, self.table.to(hidden.dtype)).to(self.table.dtype)
+            return product(hidden, self.table.to(hidden.dtype)).to(self.table.dtype)
         if self.start_kind == "noise":
             return gaussian(shape, rng, self.undecided)
         return torch.zeros(shape, device=hidden.device, dtype=self.undecided.dtype)
 
     def point(self, candidate: Tensor) -> Tensor:
         """p E, (B, T', W)."""
-        return candidate.softmax(-1) @ self.table
+        return expected_embedding(candidate, self.table)
 
     def move(self, candidate: Tensor, gradient: Tensor, length: float | Tensor) -> Tensor:
         """The logits after a move against `gradient` (B, T', W) = dE/d(p E)."""
@@ -96,12 +98,11 @@ class TokenSpace(nn.Module):
 
     def divergence(self, candidate: Tensor, start: Tensor) -> Tensor:
         """KL(softmax(candidate), softmax(start)) in nats, (B, T')."""
-        log_p = candidate.log_softmax(-1)
-        return (log_p.exp() * (log_p - start.log_softmax(-1))).sum(-1)
+        return relative_entropy(candidate, start)
 
     def distance(self, candidate: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy -ln softmax(candidate)[target] in nats, (B, T')."""
-        return F.cross_entropy(candidate.flatten(0, -2), target.flatten(), reduction="none").view(target.shape)
+        return cross_entropy(candidate, target)
 
     def commit(self, candidate: Tensor) -> Tensor:
         """The likeliest token, (B, T')."""
@@ -131,11 +132,15 @@ class TokenSpace(nn.Module):
     # ------------------------------------------------------------------------------------------ rules
 
     def _mirror(self, logits: Tensor, gradient: Tensor, length: float | Tensor) -> Tensor:
-        return logits - (length * gradient) @ self.table.t()
+        return self._downhill(logits, gradient, length)
 
     def _along_logits(self, logits: Tensor, gradient: Tensor, length: float | Tensor) -> Tensor:
-        p, by_p = logits.softmax(-1), gradient @ self.table.t()
+        p, by_p = logits.softmax(-1), product(gradient, self.table)
         return logits - length * p * (by_p - (p * by_p).sum(-1, keepdim=True))
 
     def _replace(self, logits: Tensor, gradient: Tensor, length: float | Tensor) -> Tensor:
-        return logits.softmax(-1) - (length * gradient) @ self.table.t()
+        return self._downhill(logits.softmax(-1), gradient, length)
+
+    def _downhill(self, begin: Tensor, gradient: Tensor, length: float | Tensor) -> Tensor:
+        """begin - length dE/dp, in the one tensor that the product makes."""
+        return product(-length * gradient, self.table).add_(begin)

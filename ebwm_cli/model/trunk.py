@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ebwm_cli.model.attention import Rotary, candidate_attention, causal_attention, rotary, rotate
+from ebwm_cli.model.product import product
 from ebwm_cli.model.twice import normalise, swiglu
 
 NORM_EPS = 1e-5
@@ -45,6 +46,15 @@ class Memory:
             tuple(v[:, :, -count:] for v in self.values),
             self.hidden[:, -count:],
             self.position,
+        )
+
+    def until(self, count: int) -> Memory:
+        """This memory as it was when it held its oldest `count` states only."""
+        return Memory(
+            tuple(k[:, :, :count] for k in self.keys),
+            tuple(v[:, :, :count] for v in self.values),
+            self.hidden[:, :count],
+            self.position - self.length + count,
         )
 
 
@@ -90,7 +100,7 @@ class Block(nn.Module):
         query, key, value = self._query_key_value(self.attn_norm(x), table)
         if past is not None:
             key, value = torch.cat([past[0], key], dim=-2), torch.cat([past[1], value], dim=-2)
-        x = x + self.attn_out(_join(causal_attention(query, key, value)))
+        x = x + product(_join(causal_attention(query, key, value)), self.attn_out.weight)
         return x + self._ffn(self.ffn_norm(x)), key, value
 
     def propose(
@@ -99,23 +109,26 @@ class Block(nn.Module):
         """Run candidates x (B, T', W) against observed keys and values (B, N, T, H)."""
         if self.modulation is None:
             query, key, value = self._query_key_value(self.attn_norm(x), table)
-            x = x + self.attn_out(_join(candidate_attention(query, key, value, keys, values, positions)))
+            x = x + product(
+                _join(candidate_attention(query, key, value, keys, values, positions)), self.attn_out.weight
+            )
             return x + self._ffn(self.ffn_norm(x))
         m = Modulation(*self.modulation[landscape])
         h = self.attn_norm(x) * (1 + m.attn_scale) + m.attn_shift
         query, key, value = self._query_key_value(h, table)
-        attended = self.attn_out(_join(candidate_attention(query, key, value, keys, values, positions)))
-        x = x + attended * (1 + m.attn_gate)
+        attended = _join(candidate_attention(query, key, value, keys, values, positions))
+        x = x + product(attended, self.attn_out.weight) * (1 + m.attn_gate)
         return x + self._ffn(self.ffn_norm(x) * (1 + m.ffn_scale) + m.ffn_shift) * (1 + m.ffn_gate)
 
     def _query_key_value(self, h: Tensor, table: Rotary) -> tuple[Tensor, Tensor, Tensor]:
         batch, length, width = h.shape
-        qkv = self.qkv(h).view(batch, length, 3, self.heads, width // self.heads)
+        qkv = product(h, self.qkv.weight).view(batch, length, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, N, T, H) each
         return rotate(query, table), rotate(key, table), value
 
     def _ffn(self, h: Tensor) -> Tensor:
-        return self.down(swiglu(self.gate_up(h)))  # (B, T, 2F) -> (B, T, F) -> (B, T, W)
+        both = product(h, self.gate_up.weight)  # (B, T, 2F)
+        return product(swiglu(both), self.down.weight)  # (B, T, F) -> (B, T, W)
 
 
 def _join(x: Tensor) -> Tensor:

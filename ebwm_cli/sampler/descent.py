@@ -9,6 +9,7 @@ fall for ever; lambda > 0 anchors it at the start, so that descent has somewhere
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -65,7 +66,7 @@ class Move:
     step: int
     candidate: Tensor  # (B, T', D) after the move, with its graph where one was asked for
     energy: Tensor  # (B, T') before the move, detached
-    size: Tensor  # (B, T') root mean square of the move, without noise, detached
+    size: Tensor | None  # (B, T') root mean square of the move, without noise, detached; where measured
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ class Trajectory:
 
     start: Tensor  # (B, T', D)
     final: Tensor  # (B, T', D)
-    energies: Tensor  # (B, T', K+1) total energies, start .. final; (B, T', K) without `final_energy`
-    moves: Tensor  # (B, T', K) root mean square of each move
+    energies: Tensor  # (B, T', K+1) total energies, start .. final; (B, T', K) unless measured
+    moves: Tensor  # (B, T', K) root mean square of each move; (B, T', 0) unless measured
     steps_used: Tensor  # (B, T') int64
     path: Tensor | None  # (B, T', K+1, D) candidates, where recorded
 
@@ -105,7 +106,9 @@ def total_energy(
 def _anchored(
     energy: Tensor, candidate: Tensor, origin: Tensor, step_size: float | Tensor, anchor: float, geometry: Geometry
 ) -> Tensor:
-    return energy + anchor / step_size * geometry.divergence(candidate, origin) if anchor else energy
+    if not anchor:
+        return energy
+    return energy + anchor / step_size * geometry.divergence(candidate, origin)
 
 
 def descend(
@@ -123,7 +126,7 @@ def descend(
     gradient_clamp: float = 0.0,
     stopping: Stopping | None = None,
     record: bool = False,
-    final_energy: bool = True,
+    measure: bool = True,
     create_graph: bool = False,
     detach: bool = True,
     on_move: Callable[[Move], None] | None = None,
@@ -134,12 +137,13 @@ def descend(
     `step_size` is alpha, a number or a scalar tensor (learned); `step_scale` (B, T', 1) lengthens or shortens whole
     moves per position, the total energy staying the same. `origin` is what the anchor pulls to, by default the start;
     `first_step` counts the moves of an earlier descent that this one continues.
+    Without `measure` neither the energy after the last move nor the sizes of moves are computed.
     `create_graph` makes moves differentiable with respect to the energy's weights; `detach` cuts the graph between
     moves, without it gradients flow through the whole descent. `on_move` sees each move before the next is computed,
     so that training can backpropagate and drop it at once.
     """
     origin = start if origin is None else origin
-    current = start
+    current, pull = start, 0.0 if start is origin else anchor  # nothing is pulled to where it is
     energies: list[Tensor] = []
     sizes: list[Tensor] = []
     path = [start.detach()]
@@ -156,7 +160,7 @@ def descend(
             # Summed, never averaged: the gradient at a position is its own, whatever the batch.
             (gradient,) = torch.autograd.grad(energy.sum(), point, create_graph=create_graph)
         with torch.no_grad():
-            energies.append(_anchored(energy.detach(), current, origin, step_size, anchor, geometry))
+            energies.append(_anchored(energy.detach(), current, origin, step_size, pull, geometry))
         del energy
         going = stopping.going(energies) if stopping else None
         if going is not None and not going.any():
@@ -166,9 +170,11 @@ def descend(
                 length = gradient.norm(dim=-1, keepdim=True).clamp_min(1e-12)
                 gradient = gradient * (gradient_clamp / length).clamp_max(1.0)
             moved = geometry.move(current, gradient, step_scale * step_size)  # y <- y - alpha * dE/dy ...
-            if anchor:
-                moved = moved - step_scale * anchor * (current - origin)  # ... - lambda * (y - y0)
-            size = (moved - current).detach().square().mean(-1).sqrt()
+            if pull:
+                moved.sub_((current - origin).mul_(step_scale * pull))  # ... - lambda * (y - y0)
+            size = None
+            if measure:
+                size = torch.linalg.vector_norm((moved - current).detach(), dim=-1) / math.sqrt(moved.shape[-1])
             if noise:
                 if rng is None:
                     raise ValueError("Langevin noise needs a generator")
@@ -176,16 +182,17 @@ def descend(
                 moved = moved + noise * eps.to(moved)  # ... + sigma * eps
             if going is not None:
                 moved = torch.where(going[..., None], moved, current)
-                size = size * going
+                size = size if size is None else size * going
         used += 1 if going is None else going
-        current = moved
-        sizes.append(size)
+        current, pull = moved, anchor
+        if size is not None:
+            sizes.append(size)
         if record:
             path.append(current.detach())
         if on_move:
             on_move(Move(step, current, energies[-1], size))
     else:
-        if final_energy:
+        if measure:
             last = first_step + max(steps - 1, 0)
             energies.append(
                 total_energy(

@@ -83,7 +83,7 @@ class EnergyWorld(nn.Module):
 
         The context is run once; each trained descent step is differentiated as soon as it is made, the gradients of
         keys and values add up, and one backward pass through the context ends it. Candidates descend as many windows
-        at once as NUMBERS_AT_ONCE allows.
+        at once as NUMBERS_AT_ONCE allows, and where one is too many, as many positions of it.
         """
         rules, context, target = self.model.descent, states[:, :-1], states[:, 1:]
         # Drawn first, so that parts of one batch, each given the same generator, agree on them.
@@ -96,14 +96,21 @@ class EnergyWorld(nn.Module):
         running = RunningLoss()
         running.watch([*self.network.parameters(), *self.space.learned_parameters()])
         step_size = running.cut(self.step_size)
-        windows = max(1, NUMBERS_AT_ONCE // (target.shape[1] * self.spec.state_dim))
+        length = target.shape[1]
+        candidates = max(1, NUMBERS_AT_ONCE // self.spec.state_dim)
+        windows, positions = max(1, candidates // length), min(candidates, length)
         parts = zip(
             context.split(windows), target.split(windows), self._cut(memory.trunk, windows, running), strict=True
         )
         energies = torch.zeros(2, device=states.device)
         for before, after, trunk in parts:
-            share = len(before) / len(states)
-            energies += share * self._learn(before, after, trunk, free, steps, step_size, share, running, rng)
+            for begin in range(0, length, positions):
+                at = slice(begin, min(begin + positions, length))
+                share = len(before) / len(states) * (at.stop - begin) / length
+                past = trunk.until(at.stop) if at.stop < length else trunk
+                energies += share * self._learn(
+                    before[:, at], after[:, at], past, free, steps, step_size, share, running, rng
+                )
         return running.total(), {
             "energy_start": energies[0],
             "energy_final": energies[1],
@@ -122,10 +129,11 @@ class EnergyWorld(nn.Module):
         running: RunningLoss,
         rng: torch.Generator,
     ) -> Tensor:
-        """Add `share` of the mean loss of some windows, context and target (B', T, ...), to `running`; returns their
-        mean energies at the start and before the last move, (2,)."""
+        """Add `share` of the mean loss of some windows, context and target (B', T', ...) being the last T' states that
+        `trunk` remembers and those after them, to `running`; returns their mean energies at the start and before the
+        last move, (2,)."""
         rules = self.model.descent
-        origin = self.space.start(context, trunk.hidden, rng)  # (B', T, D)
+        origin = self.space.start(context, trunk.hidden[:, -context.shape[1] :], rng)  # (B', T', D)
         if self.space.forecasts:  # the forecast has a loss of its own
             running.add(share * self.space.distance(origin, target).mean())
             origin = origin.detach()
@@ -148,7 +156,7 @@ class EnergyWorld(nn.Module):
             "noise": rules.langevin_noise,
             "rng": rng,
             "gradient_clamp": rules.gradient_clamp,
-            "final_energy": False,
+            "measure": False,
             "geometry": self.space,
         }
         landscapes = self._landscapes(trunk)
