@@ -77,15 +77,19 @@ class Progress:
             trend = sparkline([past.val_loss for past in self._held_out], history)
             beside.append(against(last.val_loss, last.reference_loss))
             grid.add_row("held-out", Text(number(last.val_loss), VALUE), Text(trend, GOOD), beside)
-        energies = Text(f"{number(line.energy_start)} → {number(line.energy_final)}", VALUE)
-        fall = sparkline([past.energy_final for past in self._lines], history)
-        gap = line.energy_start - line.energy_final
-        grid.add_row("energy", energies, Text(fall, LABEL), Text(f"gap {number(gap)}", GOOD if gap > 0 else BAD))
+        if line.energy_start is not None and line.energy_final is not None:
+            energies = Text(f"{number(line.energy_start)} → {number(line.energy_final)}", VALUE)
+            fall = sparkline([past.energy_final for past in self._lines if past.energy_final is not None], history)
+            gap = line.energy_start - line.energy_final
+            grid.add_row("energy", energies, Text(fall, LABEL), Text(f"gap {number(gap)}", GOOD if gap > 0 else BAD))
         norms = sparkline([past.grad_norm for past in self._lines], history)
         rate = Text(f"lr {line.learning_rate:.2e}", QUIET)
         grid.add_row("gradient", Text(number(line.grad_norm), VALUE), Text(norms, QUIET), rate)
         speed = Text(f"{line.states_per_second:,.0f} states/s", QUIET)
-        grid.add_row("step size", Text(number(line.step_size), VALUE), "", speed)
+        if line.step_size is None:
+            grid.add_row("speed", Text(f"{line.states_per_second:,.0f} states/s", VALUE), "", "")
+        else:
+            grid.add_row("step size", Text(number(line.step_size), VALUE), "", speed)
         if line.skipped:
             grid.add_row("skipped", Text(f"{line.skipped:,}", BAD), "", Text("NaN or infinity", BAD))
         both = Table.grid(expand=True)

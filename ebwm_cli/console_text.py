@@ -116,10 +116,12 @@ def plain_line(report: Report, held_out: ValidationLine | None = None) -> str | 
     if isinstance(report, TrainLine):
         beside = f"  held-out {number(held_out.val_loss)}" if held_out else ""
         skipped = f"  {report.skipped} skipped" if report.skipped else ""
+        energy = ""
+        if report.energy_start is not None and report.energy_final is not None:
+            energy = f"  energy {number(report.energy_start)} -> {number(report.energy_final)}"
+            energy += f"  gap {number(report.energy_start - report.energy_final)}  step size {number(report.step_size)}"
         return (
-            f"step {report.step:,}/{report.steps:,}  loss {number(report.loss)}{beside}"
-            f"  energy {number(report.energy_start)} -> {number(report.energy_final)}"
-            f"  gap {number(report.energy_start - report.energy_final)}  step size {number(report.step_size)}"
+            f"step {report.step:,}/{report.steps:,}  loss {number(report.loss)}{beside}{energy}"
             f"  grad {number(report.grad_norm)}{skipped}"
             f"  {report.states_per_second:,.0f} states/s  {duration(report.eta_seconds)} left"
         )

@@ -16,14 +16,8 @@ MAX_ROWS = 20
 def _think(report: ThinkReport) -> RenderableType:
     facts = Facts()
     facts.add("after", Text(f"{report.context} states of {safe(report.source)}"))
-    fell = report.energy_gap > 0
-    ends = f"{number(report.energies[0])} → {number(report.energies[-1])}" if report.energies else "–"
-    line = Text(f"{sparkline(report.energies, 24)}  ", GOOD if fell else BAD).append(ends, "bold")
-    facts.add("energy", line, Text(f"gap {number(report.energy_gap)}", GOOD if fell else BAD))
-    facts.add("every position", Text(sparkline(report.position_energies, 48), LABEL), _span(report.position_energies))
-    if len(report.sample_energies) > 1:
-        kept = f"{len(report.sample_energies)} starts, lowest kept"
-        facts.add("every start", Text(sparkline(report.sample_energies, 24), LABEL), kept)
+    if report.score:
+        _add_energies(facts, report, report.score)
     if report.error is not None:
         beside = Text()
         if report.reference_error is not None:
@@ -43,14 +37,27 @@ def _think(report: ThinkReport) -> RenderableType:
     ahead = "the next state" if report.horizon == 1 else f"the next {report.horizon:,} states"
     title = f"think · {ahead}"
     took = Text(f"\n{duration(report.seconds)}  {safe(report.checkpoint)}", QUIET)
-    return Group(_descent(report), "", facts.panel(title, *below, took))
+    panel = facts.panel(title, *below, took)
+    return Group(_descent(report, report.score), "", panel) if report.score else panel
 
 
-def _descent(report: ThinkReport) -> RenderableType:
+def _add_energies(facts: Facts, report: ThinkReport, name: str) -> None:
+    """How the energy fell, at every position and for every start."""
+    fell = report.energy_gap > 0
+    ends = f"{number(report.energies[0])} → {number(report.energies[-1])}" if report.energies else "–"
+    line = Text(f"{sparkline(report.energies, 24)}  ", GOOD if fell else BAD).append(ends, "bold")
+    facts.add(name, line, Text(f"gap {number(report.energy_gap)}", GOOD if fell else BAD))
+    facts.add("every position", Text(sparkline(report.position_energies, 48), LABEL), _span(report.position_energies))
+    if len(report.sample_energies) > 1:
+        kept = f"{len(report.sample_energies)} starts, lowest kept"
+        facts.add("every start", Text(sparkline(report.sample_energies, 24), LABEL), kept)
+
+
+def _descent(report: ThinkReport, score: str) -> RenderableType:
     """The table of moves; long descents are thinned out, first and last row always there."""
     known = any(row.error is not None for row in report.descent)
-    columns = ["step", "energy", "drop", "move"] + (["error"] if known else [])
-    rows = table(*columns, title="descent")
+    columns = ["step", score, "drop", "move"] + (["error"] if known else [])
+    rows = table(*columns, title="descent" if score == "energy" else "denoising")
     rows.add_column("", justify="left", no_wrap=True)
     energies = [row.energy for row in report.descent]
     low, span = min(energies, default=0.0), (max(energies) - min(energies)) if energies else 0.0

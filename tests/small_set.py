@@ -15,7 +15,8 @@ from safetensors.numpy import save_file
 from ebwm_cli.data.encoders.pca import PcaEncoder, fit_pca
 from ebwm_cli.data.files import sha256_of
 from ebwm_cli.data.store import ENCODER, FORMAT, MANIFEST, PreparedSet, open_set, sealed
-from ebwm_cli.recipe.schema import DescentSection, EbtSection, Recipe, StateSpec, ThinkSection
+from ebwm_cli.recipe.model import DescentSection, EbtSection
+from ebwm_cli.recipe.schema import Recipe, StateSpec, ThinkSection
 from ebwm_cli.run.checkpoint import save_model
 from ebwm_cli.run.folder import RunFolder
 from ebwm_cli.world.build import build_world

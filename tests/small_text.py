@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ebwm_cli.commands.prepare_text import prepare_text
 from ebwm_cli.data.store import PreparedSet, open_set
-from ebwm_cli.recipe.schema import DataSection, DescentSection, EbtSection, Recipe, ThinkSection
+from ebwm_cli.recipe.model import DescentSection, EbtSection
+from ebwm_cli.recipe.schema import DataSection, Recipe, ThinkSection
 
 CONTEXT = 16
 WHO, DOES, WHAT = ("the cat", "a dög", "my 🦊"), ("sees", "eats", "hears"), ("the moon", "a bone", "two rivers")

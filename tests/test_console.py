@@ -54,6 +54,7 @@ EVALUATED = reports.EvalReport(
 )  # fmt: skip
 ENERGIES = [2.0 * 0.9**k for k in range(65)]
 THOUGHT = reports.ThinkReport(
+    score="energy",
     checkpoint="runs/r/model.safetensors", source="data/clips", context=16, horizon=2, samples=2, stop="fixed",
     steps=64, steps_used=[64, 64], stopped="all 64 steps were spent", energies=ENERGIES, energy_gap=1.9,
     descent=[

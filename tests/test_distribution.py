@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from ebwm_cli.model import product as product_module
 from ebwm_cli.model.distribution import cross_entropy, expected_embedding, relative_entropy
 from ebwm_cli.model.product import product
-from ebwm_cli.recipe.schema import DescentSection, EbtSection, StateSpec
+from ebwm_cli.recipe.model import DescentSection, EbtSection
+from ebwm_cli.recipe.schema import StateSpec
 from ebwm_cli.world.build import build_world
 
 VOCABULARY, WIDTH = 12, 8

@@ -15,7 +15,8 @@ from small_set import CONTEXT, make_run, make_set, small_recipe
 from ebwm_cli.commands.evaluate import evaluate
 from ebwm_cli.data.store import PreparedSet, open_set
 from ebwm_cli.errors import CheckpointError, DataError, UsageError
-from ebwm_cli.recipe.schema import DescentSection, ThinkSection
+from ebwm_cli.recipe.model import DescentSection
+from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.run.checkpoint import LoadedWorld, load_world, save_model
 from ebwm_cli.run.measure import psnr
 from ebwm_cli.run.report import EvalReport, Notice

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from ebwm_cli.model.ngram import Bigram, Unigram
 from ebwm_cli.model.token_space import TokenSpace
 from ebwm_cli.recipe.load import load_recipe
-from ebwm_cli.recipe.schema import DescentSection, EbtSection, StateSpec, ThinkSection, TokenSection
+from ebwm_cli.recipe.model import DescentSection, EbtSection, TokenSection
+from ebwm_cli.recipe.schema import StateSpec, ThinkSection
 from ebwm_cli.sampler.descent import descend
-from ebwm_cli.world import energy as energy_module
+from ebwm_cli.world import observing
 from ebwm_cli.world.build import build_world
 
 VOCABULARY, WIDTH, CONTEXT = 11, 8, 6
@@ -197,7 +198,7 @@ def test_without_descent_it_is_an_autoregressive_transformer():
     found = {name: p.grad.clone() for name, p in world.named_parameters() if p.grad is not None}
     world.zero_grad()
     memory = world.observe(states[:, :-1])
-    logits = memory.trunk.hidden @ world.space.observed_table.T
+    logits = memory.kept.hidden @ world.space.observed_table.T
     plain = F.cross_entropy(logits.flatten(0, 1), states[:, 1:].flatten())
     plain.backward()
     assert loss.item() == pytest.approx(plain.item(), rel=1e-6)
@@ -214,7 +215,7 @@ def test_the_compatibility_term_alone_is_an_output_layer():
     torch.nn.init.zeros_(world.network.head.weight)
     memory = world.observe(tokens_of()[:, :-1])
     predicted = world.predict(memory, ThinkSection(steps=1), rng()).state
-    assert torch.allclose(predicted, memory.trunk.hidden @ world.space.table.T, atol=1e-5)
+    assert torch.allclose(predicted, memory.kept.hidden @ world.space.table.T, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +225,7 @@ def test_cutting_the_batch_changes_no_gradient(model, monkeypatch):
     world, states = world_of(compatibility=True, **model), tokens_of(5)
     grads = []
     for numbers in (1 << 23, 2 * CONTEXT * VOCABULARY, 1):
-        monkeypatch.setattr(energy_module, "NUMBERS_AT_ONCE", numbers)
+        monkeypatch.setattr(observing, "NUMBERS_AT_ONCE", numbers)
         world.zero_grad()
         loss, measures = world.loss(states, rng())
         loss.backward()

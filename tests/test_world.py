@@ -8,15 +8,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ebwm_cli.recipe.load import load_recipe
-from ebwm_cli.recipe.schema import (
-    DataSection,
-    DescentSection,
-    EbtSection,
-    Recipe,
-    StateSpec,
-    ThinkSection,
-    TrainSection,
-)
+from ebwm_cli.recipe.model import DescentSection, EbtSection
+from ebwm_cli.recipe.schema import DataSection, Recipe, StateSpec, ThinkSection, TrainSection
 from ebwm_cli.world.build import build_world, cost
 from ebwm_cli.world.optim import build_optimizer, learning_rate, set_learning_rate
 from ebwm_cli.world.protocol import Judge, WorldModel
@@ -144,7 +137,7 @@ def test_the_forecast_loss_is_added_and_the_descent_does_not_train_it():
     by_all = world.space.forecast_head.weight.grad.clone()
     world.zero_grad()
     memory = world.observe(states[:, :-1])
-    world.space.distance(world.space.start(states[:, :-1], memory.trunk.hidden, rng()), states[:, 1:]).mean().backward()
+    world.space.distance(world.space.start(states[:, :-1], memory.kept.hidden, rng()), states[:, 1:]).mean().backward()
     assert torch.allclose(by_all, world.space.forecast_head.weight.grad, atol=1e-7)
 
 

@@ -56,6 +56,8 @@ def continue_text(
             "ebwm think --input CLIP, or a checkpoint trained on text",
         )
     think = budget_of(loaded.recipe.think, {"steps": steps, "samples": samples, "stop": stop})
+    if loaded.world.score is None and any(each is not None for each in (steps, samples, stop)):
+        yield Notice(notice=f"{shown(loaded.path)} predicts in one pass: steps, samples and stopping change nothing")
     given = tokenizer.encode(prompt).tolist() or [tokenizer.end_of_text]
     context = loaded.spec.context
     if len(given) > context:

@@ -56,6 +56,8 @@ def think(
     set_threads()
     loaded = load_world(checkpoint, device=device)
     budget = budget_of(loaded.recipe.think, {"steps": steps, "samples": samples, "stop": stop})
+    if loaded.world.score is None and any(each is not None for each in (steps, samples, stop)):
+        yield Notice(notice=f"{shown(loaded.path)} predicts in one pass: steps, samples and stopping change nothing")
     scene = _from_clip(loaded, input, horizon) if input else _from_held_out(loaded, data, index, horizon)
     if scene.truth is None:
         yield Notice(notice=f"{scene.source} is too short to keep {horizon} states back: nothing to compare with")
@@ -142,8 +144,9 @@ def _report(
         samples=budget.samples,
         stop=budget.stop,
         steps=budget.steps,
+        score=thought.score,
         steps_used=thought.steps_used,
-        stopped=_stopped(budget, thought.steps_used),
+        stopped=_stopped(budget, thought.steps_used) if thought.score else "said in one pass, which moves nothing",
         energies=energies[0].tolist(),
         energy_gap=(energies[0, 0] - energies[0, -1]).item(),
         descent=_descent(thought),

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ebwm_cli.model.trunk import Memory, Trunk
+from ebwm_cli.model.trunk import Memory, Trunk, initialise_matrices
 
 
 class EnergyTransformer(nn.Module):
@@ -54,15 +54,19 @@ class EnergyTransformer(nn.Module):
         `landscape` is the descent step, the last landscape serving all later ones. `positions` (T',) names instead the
         remembered state each candidate follows; it may repeat, so many samples share one Memory.
         """
-        landscape = min(landscape, self.num_landscapes - 1)
-        stream = candidate if self.landscape is None else candidate + self.landscape.weight[landscape]
-        hidden = self.trunk.propose(stream, memory, landscape, positions)
+        hidden = self.hidden(candidate, memory, landscape, positions)
         with torch.autocast(hidden.device.type, enabled=False):  # energies stay fp32
             energy = self.head(hidden.to(self.head.weight.dtype)).squeeze(-1)
             if self.compatibility:
                 context = memory.hidden[:, -candidate.shape[1] :] if positions is None else memory.hidden[:, positions]
                 energy = energy - torch.linalg.vecdot(context.to(candidate), candidate) / math.sqrt(self.width)
         return energy
+
+    def hidden(self, candidate: Tensor, memory: Memory, landscape: int = 0, positions: Tensor | None = None) -> Tensor:
+        """Final hidden states (B, T', W) of candidates, from which their energies are read."""
+        landscape = min(landscape, self.num_landscapes - 1)
+        stream = candidate if self.landscape is None else candidate + self.landscape.weight[landscape]
+        return self.trunk.propose(stream, memory, landscape, positions)
 
 
 def initialise(network: EnergyTransformer) -> None:
@@ -76,10 +80,8 @@ def initialise(network: EnergyTransformer) -> None:
     | adaLN modulations | 0: every landscape starts as the plain block |
     | energy head beside a compatibility term | 0: the context speaks first, and the trunk improves on it |
     """
-    for child in network.modules():
-        if isinstance(child, nn.Linear):
-            nn.init.xavier_normal_(child.weight)
-        elif isinstance(child, nn.Embedding):
-            nn.init.normal_(child.weight, std=0.02)
+    initialise_matrices(network)
+    if network.landscape is not None:
+        nn.init.normal_(network.landscape.weight, std=0.02)
     if network.compatibility:
         nn.init.zeros_(network.head.weight)

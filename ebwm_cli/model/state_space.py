@@ -48,6 +48,8 @@ class StateSpace(Protocol):
 
     forecasts: bool
     """Whether `start` is a forecast of its own, to be learned."""
+    unit: float
+    """Std of the numbers of a point."""
     in_nats: bool
     """Whether `distance` is -ln p(target), so that exp of its mean is a perplexity."""
 
@@ -67,8 +69,20 @@ class StateSpace(Protocol):
         """Candidates before step 0, after `states` (B, T', ...) whose hidden states are (B, T', W)."""
         ...
 
+    def forecast(self, states: Tensor, hidden: Tensor) -> Tensor:
+        """Candidates (B, T', D) that the head reads from hidden states (B, T', W) after `states` (B, T', ...)."""
+        ...
+
+    def blank(self, states: Tensor) -> Tensor:
+        """Candidates (B, T', D) that say nothing yet: the mean state, or all tokens alike."""
+        ...
+
     def point(self, candidate: Tensor) -> Tensor:
         """Where the energy of a candidate is evaluated and differentiated."""
+        ...
+
+    def point_of(self, states: Tensor) -> Tensor:
+        """The points of true states (B, T', ...)."""
         ...
 
     def move(self, candidate: Tensor, gradient: Tensor, length: float | Tensor) -> Tensor:
@@ -122,23 +136,42 @@ class LatentSpace(nn.Module):
     """
 
     in_nats = False
+    unit = 1.0
     doubt_name = "size of the predicted move"
 
-    def __init__(self, state_dim: int, width: int, start: str, appearance: float = 1.0, motion: float = 0.0) -> None:
+    def __init__(
+        self,
+        state_dim: int,
+        width: int,
+        start: str = "last",
+        appearance: float = 1.0,
+        motion: float = 0.0,
+        *,
+        candidates: bool = True,
+        head: bool = False,
+        residual: bool = True,
+    ) -> None:
+        """`candidates`: whether some enter the network. `head`: whether a forecast is read from its hidden states, with
+        `residual` as the difference from the last state."""
         super().__init__()
         self.start_kind = start
         self.forecasts = start == "forecast"
+        self.residual = residual
         self.appearance, self.motion = appearance, motion
         self.observed_in = nn.Linear(state_dim * (bool(appearance) + bool(motion)), width, bias=bool(motion))
-        self.candidate_in = nn.Linear(state_dim, width, bias=False)
+        self.candidate_in = nn.Linear(state_dim, width, bias=False) if candidates else None
         nn.init.xavier_normal_(self.observed_in.weight)
-        nn.init.xavier_normal_(self.candidate_in.weight)
+        if self.candidate_in is not None:
+            nn.init.xavier_normal_(self.candidate_in.weight)
         if motion:
             nn.init.normal_(self.observed_in.bias, std=STILL)
         self.forecast_head: nn.Linear | None = None
-        if self.forecasts:
-            self.forecast_head = head = nn.Linear(width, state_dim, bias=False)
-            nn.init.zeros_(head.weight)  # the first forecast is the last state
+        if self.forecasts or head:
+            self.forecast_head = nn.Linear(width, state_dim, bias=False)
+            if residual:
+                nn.init.zeros_(self.forecast_head.weight)  # the first forecast is the last state
+            else:
+                nn.init.xavier_normal_(self.forecast_head.weight)
 
     def embed_observed(self, states: Tensor, before: Tensor) -> Tensor:
         """States (B, T, D) and the states before them -> (B, T, W)."""
@@ -151,11 +184,12 @@ class LatentSpace(nn.Module):
 
     def embed_candidate(self, point: Tensor) -> Tensor:
         """(B, T', D) -> (B, T', W)."""
+        assert self.candidate_in is not None
         return self.candidate_in(point)
 
     def learned_parameters(self) -> Iterable[nn.Parameter]:
         """The candidates' way in, and the forecast."""
-        return [*self.candidate_in.parameters(), *(self.forecast_head.parameters() if self.forecast_head else ())]
+        return [p for layer in (self.candidate_in, self.forecast_head) if layer is not None for p in layer.parameters()]
 
     def start(self, states: Tensor, hidden: Tensor, rng: torch.Generator) -> Tensor:
         """Candidates (B, T', D) before step 0, after `states` (B, T', D) whose hidden states are (B, T', W)."""
@@ -163,7 +197,21 @@ class LatentSpace(nn.Module):
             return gaussian(states.shape, rng, states)
         if self.start_kind == "zeros":
             return torch.zeros_like(states)
-        return states if self.forecast_head is None else states + self.forecast_head(hidden).to(states.dtype)
+        return self.forecast(states, hidden) if self.forecasts else states
+
+    def forecast(self, states: Tensor, hidden: Tensor) -> Tensor:
+        """x + head(h), or head(h) alone, (B, T', D)."""
+        assert self.forecast_head is not None
+        change = self.forecast_head(hidden).to(states.dtype)
+        return states + change if self.residual else change
+
+    def blank(self, states: Tensor) -> Tensor:
+        """Zeros, the mean state."""
+        return torch.zeros_like(states)
+
+    def point_of(self, states: Tensor) -> Tensor:
+        """The states themselves."""
+        return states
 
     def point(self, candidate: Tensor) -> Tensor:
         """The candidate itself."""

@@ -42,11 +42,22 @@ class TokenSpace(nn.Module):
     in_nats = True
     doubt_name = "entropy of the prediction"
 
-    def __init__(self, vocab_size: int, width: int, start: str, rule: str = "mirror", table: str = "shared") -> None:
+    def __init__(
+        self,
+        vocab_size: int,
+        width: int,
+        start: str = "zeros",
+        rule: str = "mirror",
+        table: str = "shared",
+        *,
+        candidates: bool = True,
+    ) -> None:
+        """`candidates`: whether some enter the network."""
         super().__init__()
         self.start_kind = start
         self.forecasts = start == "forecast"
         self.scale = math.sqrt(width)
+        self.unit = 1 / self.scale
         self.vocab_size = vocab_size
         self._rule: Callable[[Tensor, Tensor, float | Tensor], Tensor] = {
             "mirror": self._mirror,
@@ -54,13 +65,14 @@ class TokenSpace(nn.Module):
             "replace": self._replace,
         }[rule]
         self.observed_table = nn.Parameter(torch.empty(vocab_size, width))
-        nn.init.normal_(self.observed_table, std=1 / self.scale)
+        nn.init.normal_(self.observed_table, std=self.unit)
         self.own_table = nn.Parameter(torch.empty(vocab_size, width)) if table == "own" else None
         if self.own_table is not None:
-            nn.init.normal_(self.own_table, std=1 / self.scale)
+            nn.init.normal_(self.own_table, std=self.unit)
         # What a uniform candidate reads as: its expected embedding is nearly nothing, which a norm would blow up.
-        self.undecided = nn.Parameter(torch.empty(width))
-        nn.init.normal_(self.undecided, std=1.0)
+        self.undecided = nn.Parameter(torch.empty(width)) if candidates else None
+        if self.undecided is not None:
+            nn.init.normal_(self.undecided, std=1.0)
 
     @property
     def table(self) -> Tensor:
@@ -73,20 +85,34 @@ class TokenSpace(nn.Module):
 
     def embed_candidate(self, point: Tensor) -> Tensor:
         """Expected embeddings (B, T', W) -> (B, T', W)."""
+        assert self.undecided is not None
         return torch.add(self.undecided, point, alpha=self.scale)
 
     def learned_parameters(self) -> Iterable[nn.Parameter]:
         """The candidates' table and the vector of the undecided."""
-        return (self.observed_table if self.own_table is None else self.own_table, self.undecided)
+        table = self.observed_table if self.own_table is None else self.own_table
+        return [table] if self.undecided is None else [table, self.undecided]
 
     def start(self, states: Tensor, hidden: Tensor, rng: torch.Generator) -> Tensor:
         """Logits (B, T', V) before step 0, after tokens (B, T') whose hidden states are (B, T', W)."""
-        shape = (*hidden.shape[:-1], self.vocab_size)
         if self.forecasts:
-            return product(hidden, self.table.to(hidden.dtype)).to(self.table.dtype)
+            return self.forecast(states, hidden)
         if self.start_kind == "noise":
-            return gaussian(shape, rng, self.undecided)
-        return torch.zeros(shape, device=hidden.device, dtype=self.undecided.dtype)
+            return gaussian((*states.shape, self.vocab_size), rng, self.observed_table)
+        return self.blank(states)
+
+    def forecast(self, states: Tensor, hidden: Tensor) -> Tensor:
+        """Logits h E^T, (B, T', V): an output layer."""
+        return product(hidden, self.table.to(hidden.dtype)).to(self.table.dtype)
+
+    def blank(self, states: Tensor) -> Tensor:
+        """Zeros: all tokens alike."""
+        table = self.observed_table
+        return torch.zeros((*states.shape, self.vocab_size), device=table.device, dtype=table.dtype)
+
+    def point_of(self, states: Tensor) -> Tensor:
+        """The tokens' own embeddings."""
+        return F.embedding(states, self.table)
 
     def point(self, candidate: Tensor) -> Tensor:
         """p E, (B, T', W)."""
@@ -110,7 +136,7 @@ class TokenSpace(nn.Module):
 
     def certain(self, states: Tensor) -> Tensor:
         """Logits so high for the token that all others have no probability."""
-        return SURE * F.one_hot(states, self.vocab_size).to(self.undecided.dtype)
+        return SURE * F.one_hot(states, self.vocab_size).to(self.observed_table.dtype)
 
     def average(self, candidates: Tensor) -> Tensor:
         """Logits of the mean distribution of the samples, (B, T', M, V) -> (B, T', V)."""

@@ -59,7 +59,8 @@ class Memory:
 
 
 class Modulation(NamedTuple):
-    """adaLN: what one landscape does to one block's candidate stream, (W,) each (DiT, arXiv 2212.09748)."""
+    """adaLN: what a landscape or a noise level does to one block's candidate stream, (W,) or (B, T', W) each (DiT,
+    arXiv 2212.09748)."""
 
     attn_shift: Tensor
     attn_scale: Tensor
@@ -104,16 +105,24 @@ class Block(nn.Module):
         return x + self._ffn(self.ffn_norm(x)), key, value
 
     def propose(
-        self, x: Tensor, keys: Tensor, values: Tensor, table: Rotary, positions: Tensor | None, landscape: int
+        self,
+        x: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        table: Rotary,
+        positions: Tensor | None,
+        landscape: int,
+        condition: Tensor | None = None,
     ) -> Tensor:
-        """Run candidates x (B, T', W) against observed keys and values (B, N, T, H)."""
+        """Run candidates x (B, T', W) against observed keys and values (B, N, T, H). `condition` (B, T', 6, W) is added
+        to the landscape's modulation."""
         if self.modulation is None:
             query, key, value = self._query_key_value(self.attn_norm(x), table)
-            x = x + product(
-                _join(candidate_attention(query, key, value, keys, values, positions)), self.attn_out.weight
-            )
+            attended = _join(candidate_attention(query, key, value, keys, values, positions))
+            x = x + product(attended, self.attn_out.weight)
             return x + self._ffn(self.ffn_norm(x))
-        m = Modulation(*self.modulation[landscape])
+        whole = self.modulation[landscape]
+        m = Modulation(*(whole if condition is None else whole + condition).unbind(-2))
         h = self.attn_norm(x) * (1 + m.attn_scale) + m.attn_shift
         query, key, value = self._query_key_value(h, table)
         attended = _join(candidate_attention(query, key, value, keys, values, positions))
@@ -167,9 +176,16 @@ class Trunk(nn.Module):
             hidden = torch.cat([memory.hidden, hidden], dim=1)
         return Memory(tuple(keys), tuple(values), hidden, start + x.shape[1])
 
-    def propose(self, x: Tensor, memory: Memory, landscape: int = 0, positions: Tensor | None = None) -> Tensor:
+    def propose(
+        self,
+        x: Tensor,
+        memory: Memory,
+        landscape: int = 0,
+        positions: Tensor | None = None,
+        condition: Tensor | None = None,
+    ) -> Tensor:
         """Final hidden states (B, T', W) of candidates x for the last T' states of `memory`, or after the states
-        `positions` (T',), counted from the oldest remembered one."""
+        `positions` (T',), counted from the oldest remembered one. `condition` (B, T', 6, W) modulates every block."""
         length, count = memory.length, x.shape[1]
         if positions is None and count != length:
             positions = torch.arange(length - count, length, device=x.device)
@@ -179,5 +195,12 @@ class Trunk(nn.Module):
             slice(oldest + 1, None) if positions is None else positions + (oldest + 1)
         )  # candidate t at t+1
         for block, keys, values in zip(self.blocks, memory.keys, memory.values, strict=True):
-            x = block.propose(x, keys, values, table, positions, landscape)
+            x = block.propose(x, keys, values, table, positions, landscape, condition)
         return self.norm(x)
+
+
+def initialise_matrices(network: nn.Module) -> None:
+    """Matrices Xavier normal, std = sqrt(2 / (fan_in + fan_out)); norm weights stay 1 and modulations 0."""
+    for child in network.modules():
+        if isinstance(child, nn.Linear):
+            nn.init.xavier_normal_(child.weight)

@@ -12,13 +12,14 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from ebwm_cli.errors import RecipeError
 from ebwm_cli.recipe import strict_yaml
+from ebwm_cli.recipe.model import KINDS, kind_of
 from ebwm_cli.recipe.schema import Recipe
 
 _SCHEMA_HINT = "ebwm train --schema lists every key with its bounds and units"
@@ -32,7 +33,7 @@ def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Reci
     file = _find(path_or_name)
     tree, problems = _read_chain(file), []
     tree.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+|^[._-]+", "-", file.stem).strip("-")[:80] or "recipe")
-    for override in overrides:
+    for override in sorted(overrides, key=lambda each: not each.startswith("model.kind=")):  # it decides what keys mean
         _apply(tree, override, problems)
     try:
         # JSON's strict mode: a list may be a pair, a whole number may be a float, and nothing else is converted.
@@ -145,8 +146,36 @@ def _read_chain(file: Path) -> dict[str, Any]:
         file = _find(base, beside=file.parent)
     merged: dict[str, Any] = {}
     for tree in reversed(chain):
+        model = tree.get("model")
+        if isinstance(model, dict) and "kind" in model:
+            _become(merged, model["kind"])
         merged = _merge(merged, tree)
     return merged
+
+
+def _become(tree: dict[str, Any], kind: Any) -> None:
+    """Make the model in `tree` one of `kind`: of another kind's keys, those it has too are kept."""
+    model = tree.get("model")
+    if isinstance(model, dict) and isinstance(kind, str) and kind in KINDS and kind != kind_of(model):
+        tree["model"] = {**_fitting(model, KINDS[kind]), "kind": kind}
+
+
+def _fitting(tree: dict[str, Any], section: type[BaseModel]) -> dict[str, Any]:
+    """The keys of `tree` that `section` has."""
+    kept: dict[str, Any] = {}
+    for key, value in tree.items():
+        field = section.model_fields.get(key)
+        if field is None:
+            continue
+        below = _section_of(field.annotation)
+        kept[key] = _fitting(value, below) if isinstance(value, dict) and below else value
+    return kept
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds, where it holds one."""
+    parts = [annotation, *get_args(annotation)]
+    return next((part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)), None)
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -169,6 +198,8 @@ def _apply(tree: dict[str, Any], override: str, problems: list[str]) -> None:
     except strict_yaml.StrictYamlError as error:
         problems.append(f"{path}: {_show(text)} is not a YAML value ({error})")
         return
+    if keys == ["model", "kind"]:
+        _become(tree, value)
     for done, key in enumerate(keys[:-1], start=1):
         if tree.get(key) is None:
             tree[key] = {}
@@ -188,14 +219,20 @@ def _explain(error: ValidationError) -> list[str]:
     told: dict[str, tuple[list[str], Any]] = {}
     for detail in error.errors(include_url=False, include_context=False):
         path, unknown = _key_path(detail["loc"])
-        if unknown:
+        if detail["type"].startswith("union_tag"):
+            asked = kind_of(detail["input"])
+            path, message = f"{path}.kind", f"should be {', '.join(KINDS)}, got {_show(asked)}"
+            near = difflib.get_close_matches(str(asked), KINDS, n=1)
+            message += f"; did you mean {near[0]}?" if near else ""
+        elif unknown:
             message = "unknown key" + _nearest(path)
         else:
             message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
             key, colon, rest = message.partition(": ")
             if detail["type"] == "value_error" and colon and " " not in key:  # a section's own check names the key
                 path, message = f"{path}.{key}" if path else key, rest
-        messages, _ = told.setdefault(path, ([], None if unknown or detail["type"] == "value_error" else detail))
+        explained = unknown or detail["type"] == "value_error" or detail["type"].startswith("union_tag")
+        messages, _ = told.setdefault(path, ([], None if explained else detail))
         if message not in messages:
             messages.append(message)
     lines = []
@@ -210,22 +247,26 @@ def _explain(error: ValidationError) -> list[str]:
 def _key_path(location: tuple[int | str, ...]) -> tuple[str, bool]:
     """Pydantic's location as the key a person typed, and whether that key is unknown."""
     section: type[BaseModel] | None = Recipe
-    path = ""
+    path, of_kinds = "", False
     for part in location:
         if isinstance(part, int):
             path += f"[{part}]"
+        elif of_kinds:  # pydantic names the kind; nobody typed it
+            section, of_kinds = KINDS[part], False
         elif section is not None:
             path += f".{part}" if path else part
             if part not in section.model_fields:
                 return path, True
-            annotation = section.model_fields[part].annotation
-            section = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+            of_kinds = section is Recipe and part == "model"
+            section = _section_of(section.model_fields[part].annotation)
     return path, False
 
 
 def _nearest(path: str) -> str:
     """`; did you mean ...?` for an unknown path: a sibling spelled alike, or the same word in another section."""
     known = [key for key, _ in _leaves(Recipe().model_dump())]
+    kinds = {f"model.{key}" for kind in KINDS.values() for key, _ in _leaves(kind().model_dump())}  # type: ignore[call-arg]
+    known += sorted(kinds - set(known))
     known += sorted({key.rsplit(".", 1)[0] for key in known if "." in key})
     parent, _, leaf = path.rpartition(".")
     siblings = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == parent}

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from ebwm_cli.errors import RecipeError
+from ebwm_cli.recipe.model import AnyModel, EbtSection
+from ebwm_cli.recipe.section import Count, NonNegative, Positive, Section
 
 SIZE_OPTION: dict[str, str] = {"video": "--latent-dim", "text": "--vocab-size"}
 UNPREPARED: dict[str, str] = {
@@ -19,16 +21,6 @@ UNPREPARED: dict[str, str] = {
 }
 
 
-class Section(BaseModel):
-    """Base of all sections: frozen, strict about keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-
-
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-Steps = Annotated[int, Field(ge=0)]
 Modality = Literal["video", "text"]
 
 
@@ -53,100 +45,6 @@ class DataSection(Section):
     mix: bool = False
     """Training only: each window is a random rotation of two, cos(theta) * a + sin(theta) * b. For states
     that are linear in what they encode, as principal components are; small sets are then not learned by heart."""
-
-
-class DescentSection(Section):
-    """How a candidate moves: y <- y - alpha * dE/dy - lambda * (y - y0) + sigma * eps."""
-
-    steps: Steps | tuple[Count, Count] = 2
-    """Descent steps that carry loss in training; a pair [low, high] is drawn per batch, both ends included. 0 leaves
-    the forecast as it is: a plain autoregressive transformer, which needs start=forecast."""
-    free_steps: tuple[Steps, Steps] = (0, 4)
-    """Descent steps taken without loss before those, drawn per batch, so that training sees candidates that have
-    already settled; (0, 0) is the published form."""
-    step_size: Positive = 1.0
-    """alpha, in state units squared per unit of energy; 1 suits unit-variance latents."""
-    learn_step_size: bool = True
-    """Whether alpha is a parameter (System 1) or stays as given."""
-    step_size_lr_scale: NonNegative = 3.0
-    """Learning rate of alpha = this * alpha * lr (EBT, arXiv 2507.02092)."""
-    anchor: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """lambda, the pull back to the start per step (fraction of the distance); 0 is the published form."""
-    step_size_jitter: Annotated[float, Field(ge=1)] = 1.0
-    """Training only: alpha is drawn log-uniformly from [alpha / j, alpha * j] per position; 1 draws nothing."""
-    langevin_noise: NonNegative = 0.0
-    """Training only: std of the Gaussian added to a candidate after each move, in state units."""
-    gradient_clamp: NonNegative = 0.0
-    """Largest norm of dE/dy per position, in energy per state unit; 0 clamps nothing."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        for key in ("steps", "free_steps"):
-            value = getattr(self, key)
-            if isinstance(value, tuple) and value[0] > value[1]:
-                raise ValueError(f"{key}: the low end {value[0]} is above the high end {value[1]}")
-        return self
-
-    @property
-    def steps_range(self) -> tuple[int, int]:
-        """Trained descent steps as (low, high)."""
-        return self.steps if isinstance(self.steps, tuple) else (self.steps, self.steps)
-
-
-class TokenSection(Section):
-    """How logits over a vocabulary move. p = softmax(z) is where the energy is evaluated; text only."""
-
-    rule: Literal["mirror", "logits", "replace"] = "mirror"
-    """`mirror`: z <- z - alpha * dE/dp, descent in the geometry of distributions. `logits`: z <- z - alpha * dE/dz,
-    which flattens where p is sure. `replace`: z <- p - alpha * dE/dp, the published rule, which forgets z."""
-    table: Literal["shared", "own"] = "shared"
-    """Whether candidates are embedded by the table that observed tokens are read with, or by one of their own."""
-
-
-class EbtSection(Section):
-    """The energy-based transformer and the way its candidates move."""
-
-    kind: Literal["ebt"] = "ebt"
-    layers: Count = 2
-    width: Annotated[int, Field(ge=2)] = 128
-    """Channels per position; must be a multiple of heads, and at least the state dimension."""
-    heads: Count = 2
-    ffn_multiplier: Positive = 1.0
-    """Hidden width of SwiGLU as a multiple of width."""
-    step_conditioning: Literal["none", "embedding", "adaln"] = "none"
-    """How the candidate stream learns which descent step it is in."""
-    landscapes: Count = 1
-    """Distinct energy functions by descent step, where step_conditioning is on; later steps share the last."""
-    start: Literal["noise", "zeros", "last", "forecast"] = "last"
-    """The candidate before step 0."""
-    start_noise: NonNegative = 0.0
-    """Training only: std of the Gaussian added to the start, in state units."""
-    appearance: NonNegative = 1.0
-    """Weight of an observed state itself in what the network reads of it."""
-    motion: NonNegative = 0.0
-    """Weight of its difference from the state before it; 0 is the published form."""
-    context_noise: NonNegative = 0.0
-    """Training only: largest std of the Gaussian added to the observed states the network reads, in state units; each
-    window draws its own from 0 to this, and the start stays clean. It keeps small sets from being learned by heart."""
-    compatibility: bool = False
-    """Whether the energy has a term - <h, c> / sqrt(width): h what the context says, c the embedded candidate. For
-    tokens it is a language model's output layer, which the rest of the energy improves on."""
-    tokens: TokenSection = TokenSection()
-    descent: DescentSection = DescentSection()
-
-    @model_validator(mode="after")
-    def _shape(self) -> Self:
-        if self.width % self.heads or (self.width // self.heads) % 2:
-            raise ValueError(f"width: {self.width} must be heads ({self.heads}) times an even head size")
-        if not (self.appearance or self.motion):
-            raise ValueError("appearance: it and motion can't both be 0, the network would read nothing")
-        if self.step_conditioning == "none" and self.landscapes > 1:
-            raise ValueError("landscapes: more than one needs step_conditioning=embedding or adaln")
-        if self.tokens.rule == "replace" and self.descent.anchor:
-            raise ValueError("descent.anchor: tokens.rule=replace forgets where it started, so it must be 0")
-        if self.descent.steps == 0 and (self.start != "forecast" or any(self.descent.free_steps)):
-            raise ValueError("descent.steps: 0 needs start=forecast and free_steps=[0,0]; nothing else is learned")
-        return self
 
 
 class TrainSection(Section):
@@ -218,24 +116,24 @@ class Recipe(Section):
     tour: bool = False
     """`ebwm train` first prepares the built-in demo if there is none, and evaluates and thinks afterwards."""
     data: DataSection = DataSection()
-    model: EbtSection = EbtSection()
+    model: AnyModel = EbtSection()
     train: TrainSection = TrainSection()
     think: ThinkSection = ThinkSection()
 
     @model_validator(mode="after")
     def _fits_modality(self) -> Self:
         """Keys that say nothing about this kind of state are refused rather than ignored."""
-        model, usual = self.model, EbtSection.model_fields
+        model, usual = self.model, type(self.model).model_fields
         if self.data.modality == "video":
-            if model.tokens != TokenSection():
+            if model.tokens != usual["tokens"].default:
                 raise ValueError("model.tokens: is for data.modality=text")
             return self
         if self.data.mix:
             raise ValueError("data.mix: tokens can't be rotated into one another")
-        if model.start == "last":
+        if isinstance(model, EbtSection) and model.start == "last":
             raise ValueError("model.start: the last token says nothing of the next; zeros, noise or forecast")
-        for key in ("appearance", "motion", "context_noise"):
-            if getattr(model, key) != usual[key].default:
+        for key in ("appearance", "motion", "context_noise", "residual"):
+            if key in usual and getattr(model, key) != usual[key].default:
                 raise ValueError(f"model.{key}: is for data.modality=video")
         return self
 

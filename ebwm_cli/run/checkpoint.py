@@ -27,7 +27,7 @@ from ebwm_cli.run.folder import LATEST, MODEL_FILE, RUNS
 from ebwm_cli.run.safe_write import follow, replace_file
 from ebwm_cli.run.tensor_file import pack, unpack
 from ebwm_cli.world.build import build_world
-from ebwm_cli.world.energy import EnergyWorld
+from ebwm_cli.world.observing import ObservingWorld
 
 FORMAT = "ebwm-model-1"
 PICKLED = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
@@ -38,7 +38,7 @@ SHOWN_DIFFERENCES = 5
 class LoadedWorld:
     """A world read back from its file, in fp32 and evaluation mode on the device that was asked for."""
 
-    world: EnergyWorld
+    world: ObservingWorld
     recipe: Recipe
     space: StateSpace
     spec: StateSpec

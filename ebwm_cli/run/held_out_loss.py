@@ -19,7 +19,7 @@ from ebwm_cli.data.store import Split
 from ebwm_cli.errors import DataError
 from ebwm_cli.model.state_space import Reference, References, StateSpace
 from ebwm_cli.recipe.schema import ThinkSection
-from ebwm_cli.world.energy import EnergyWorld
+from ebwm_cli.world.observing import ObservingWorld
 from ebwm_cli.world.update import step_generator
 
 POSITIONS_AT_ONCE = 1024
@@ -71,7 +71,7 @@ class HeldOutWindows:
 
     @torch.no_grad()
     def score(
-        self, world: EnergyWorld, think: ThinkSection, seed: int, abandon: Callable[[], bool] = lambda: False
+        self, world: ObservingWorld, think: ThinkSection, seed: int, abandon: Callable[[], bool] = lambda: False
     ) -> HeldOutScore | None:
         """Think about every window; None as soon as `abandon()` says so."""
         rng = step_generator(seed, -1)

@@ -108,10 +108,11 @@ class TrainLine(Report):
     step: int
     steps: int
     loss: float
-    energy_start: float
-    energy_final: float
+    energy_start: float | None = None
+    """Here and below: None where nothing descends."""
+    energy_final: float | None = None
     """Energy of the last candidate evaluated, one move before the end."""
-    step_size: float
+    step_size: float | None = None
     grad_norm: float
     learning_rate: float
     states_per_second: float
@@ -132,8 +133,9 @@ class ValidationLine(Report):
     reference: str
     """The predictor without a network that is to be beaten, in words."""
     reference_loss: float
-    energy_start: float
-    energy_final: float
+    energy_start: float | None
+    """Total energy or denoising error; None where the model has none."""
+    energy_final: float | None
     best: bool
     seconds: float
 
@@ -287,6 +289,8 @@ class ThinkReport(Report):
     samples: int
     stop: str
     steps: int
+    score: str | None
+    """What the energies are: energy, or denoising error; None where nothing descends and nothing is judged."""
     steps_used: list[int]
     """Per predicted state."""
     stopped: str

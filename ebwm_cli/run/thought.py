@@ -40,6 +40,7 @@ class Thought:
     steps_used: list[int]  # H
     sample_energies: Tensor  # (M,) final energies of the samples of the first prediction
     context_energies: Tensor  # (T-1,) final energies of predicting what was observed
+    score: str | None  # what the energies are, in words; None: all are 0 and say nothing
 
     @property
     def states(self) -> Tensor:
@@ -75,6 +76,7 @@ def think_about(scene: Scene, loaded: LoadedWorld, think: ThinkSection, horizon:
         steps_used=[int(p.steps_used.item()) for p in predictions],
         sample_energies=first.sample_energies[0, 0].cpu(),
         context_energies=known.cpu(),
+        score=world.score,
     )
 
 

@@ -29,8 +29,6 @@ from ebwm_cli.world.build import build_world
 from ebwm_cli.world.optim import build_optimizer, learning_rate
 from ebwm_cli.world.update import Update, update_weights
 
-AVERAGED = ("loss", "energy_start", "energy_final", "step_size", "grad_norm")
-
 
 @dataclass
 class Progress:
@@ -51,8 +49,8 @@ class Progress:
     updating_seconds: float = 0.0
     averaged: int = 0
     """Updates since the last log line."""
-    sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(AVERAGED, 0.0))
-    """Over those."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """Over those, of what is measured."""
 
 
 class Trainer:
@@ -110,8 +108,8 @@ class Trainer:
         if update.finite:
             progress.skipped_in_a_row = 0
             progress.averaged += 1
-            for name in AVERAGED:
-                progress.sums[name] += getattr(update, name)
+            for name, value in {"loss": update.loss, "grad_norm": update.grad_norm, **update.measures}.items():
+                progress.sums[name] = progress.sums.get(name, 0.0) + value
             if self.average:
                 self.average.update()
         else:
@@ -133,10 +131,10 @@ class Trainer:
         progress, train = self.progress, self.recipe.train
         if not progress.averaged or (progress.step % train.log_every and progress.step != train.steps):
             return None
-        mean = {name: progress.sums[name] / progress.averaged for name in AVERAGED}
+        mean: dict[str, Any] = {name: value / progress.averaged for name, value in progress.sums.items()}
         seconds, updates = self._since_line
         self._since_line = 0.0, 0
-        progress.averaged, progress.sums = 0, dict.fromkeys(AVERAGED, 0.0)
+        progress.averaged, progress.sums = 0, {}
         return TrainLine(
             step=progress.step,
             steps=train.steps,
@@ -177,8 +175,8 @@ class Trainer:
             perplexity=perplexity(self.world.space, score.loss),
             reference=self.reference,
             reference_loss=self.reference_loss,
-            energy_start=score.energy_start,
-            energy_final=score.energy_final,
+            energy_start=score.energy_start if self.world.score else None,
+            energy_final=score.energy_final if self.world.score else None,
             best=best,
             seconds=self.seconds,
         )

@@ -1,23 +1,46 @@
 """The one place where a recipe's `kind` becomes a class, and where its cost is counted.
 
-FLOPs are those of matrix products, 2 per multiply-add, as `torch.utils.flop_counter` counts them. Knows every kind;
-nobody else does.
+KINDS has a line per kind: how its world is made, and how its FLOPs are counted. Knows every kind; nobody else does.
 """
-
-# B batch, T context states, W width, F hidden width of the FFN, D state size
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import torch
+from torch import nn
+
+from ebwm_cli.model.diffusion import DiffusionTransformer
 from ebwm_cli.model.ebt import EnergyTransformer
+from ebwm_cli.model.rnn import RecurrentNetwork
 from ebwm_cli.model.state_space import LatentSpace, StateSpace
 from ebwm_cli.model.token_space import TokenSpace
-from ebwm_cli.recipe.schema import EbtSection, Recipe, StateSpec
-from ebwm_cli.world.energy import NUMBERS_AT_ONCE, EnergyWorld, count_parameters
+from ebwm_cli.model.transformer import Transformer
+from ebwm_cli.recipe.model import (
+    DiffusionSection,
+    EbtSection,
+    ModelSection,
+    RnnSection,
+    TransformerSection,
+    TrunkSection,
+)
+from ebwm_cli.recipe.schema import Recipe, StateSpec
+from ebwm_cli.world.costs import (
+    Flops,
+    SpaceCost,
+    diffusion_flops,
+    energy_flops,
+    hidden_width,
+    rnn_flops,
+    transformer_flops,
+)
+from ebwm_cli.world.diffusion import DiffusionWorld
+from ebwm_cli.world.direct import DirectWorld
+from ebwm_cli.world.energy import EnergyWorld
+from ebwm_cli.world.observing import NUMBERS_AT_ONCE, ObservingWorld
 
-# Candidate passes per descent step: forward and input gradient to think; to learn, also a backward through both.
-THINK_PASSES, LEARN_PASSES, OBSERVE_PASSES = 2, 6, 3
 VECTORS_PER_CANDIDATE = 8
 """Vectors of a state's size that a candidate keeps while a move is learned."""
 
@@ -37,15 +60,7 @@ class Cost:
     """Weights, gradients, optimizer and the activations of one part of a batch: an estimate."""
 
 
-def build_space(model: EbtSection, spec: StateSpec) -> StateSpace:
-    """The state space of `spec`'s modality."""
-    if spec.modality == "text":
-        return TokenSpace(spec.state_dim, model.width, model.start, model.tokens.rule, model.tokens.table)
-    return LatentSpace(spec.state_dim, model.width, model.start, model.appearance, model.motion)
-
-
-def build_world(model: EbtSection, spec: StateSpec) -> EnergyWorld:
-    """The world model of a recipe's model section, freshly initialised from torch's global generator."""
+def _ebt(model: EbtSection, spec: StateSpec) -> EnergyWorld:
     network = EnergyTransformer(
         width=model.width,
         layers=model.layers,
@@ -55,74 +70,99 @@ def build_world(model: EbtSection, spec: StateSpec) -> EnergyWorld:
         num_landscapes=model.landscapes,
         compatibility=model.compatibility,
     )
-    return EnergyWorld(network, build_space(model, spec), model, spec)
+    return EnergyWorld(network, build_space(model, spec, start=model.start, rule=model.tokens.rule), model, spec)
 
 
-@dataclass(frozen=True)
-class SpaceCost:
-    """FLOPs per state of getting into and out of the network, forward."""
-
-    read: float
-    """An observed state."""
-    point: float
-    """From a candidate to where its energy is evaluated."""
-    propose: float
-    """From there into the network, and out of its energy head: differentiated with it."""
-    move: float
-    """From the gradient at the point back to the candidate."""
-    forecast: float
+def _transformer(model: TransformerSection, spec: StateSpec) -> DirectWorld:
+    network = Transformer(model.width, model.layers, model.heads, model.ffn_multiplier)
+    space = build_space(model, spec, candidates=False, head=True, residual=model.residual)
+    return DirectWorld(network, space, model, spec)
 
 
-def space_cost(model: EbtSection, spec: StateSpec) -> SpaceCost:
-    """What a state of `spec` costs beside the trunk."""
+def _rnn(model: RnnSection, spec: StateSpec) -> DirectWorld:
+    network = RecurrentNetwork(model.width, model.layers, model.cell)
+    space = build_space(model, spec, candidates=False, head=True, residual=model.residual)
+    return DirectWorld(network, space, model, spec)
+
+
+def _diffusion(model: DiffusionSection, spec: StateSpec) -> DiffusionWorld:
+    network = DiffusionTransformer(model.width, model.layers, model.heads, model.ffn_multiplier)
+    return DiffusionWorld(network, build_space(model, spec, head=True, residual=model.residual), model, spec)
+
+
+class Kind(NamedTuple):
+    """How a kind is made, and what it costs."""
+
+    build: Callable[[Any, StateSpec], ObservingWorld]
+    flops: Callable[..., Flops]
+
+
+KINDS: dict[str, Kind] = {
+    "ebt": Kind(_ebt, energy_flops),
+    "transformer": Kind(_transformer, transformer_flops),
+    "rnn": Kind(_rnn, rnn_flops),
+    "diffusion": Kind(_diffusion, diffusion_flops),
+}
+
+
+def build_space(
+    model: ModelSection,
+    spec: StateSpec,
+    *,
+    start: str = "zeros",
+    rule: str = "mirror",
+    candidates: bool = True,
+    head: bool = False,
+    residual: bool = True,
+) -> StateSpace:
+    """The state space of `spec`'s modality; see the classes for what it is asked for."""
+    if spec.modality == "text":
+        return TokenSpace(spec.state_dim, model.width, start, rule, model.tokens.table, candidates=candidates)
+    reads = {"appearance": model.appearance, "motion": model.motion}
+    return LatentSpace(spec.state_dim, model.width, start, **reads, candidates=candidates, head=head, residual=residual)
+
+
+def space_cost(model: ModelSection, spec: StateSpec) -> SpaceCost:
+    """What a state of `spec` costs beside the network."""
     product = 2.0 * spec.state_dim * model.width
-    head = 2.0 * model.width
-    forecast = product if model.start == "forecast" else 0.0
     if spec.modality == "text":  # tokens are looked up; candidates and their gradients cross the whole table
-        return SpaceCost(0.0, product, head * (1 + model.compatibility), product, forecast)
-    return SpaceCost(product * (bool(model.appearance) + bool(model.motion)), 0.0, product + head, 0.0, forecast)
+        return SpaceCost(0.0, product, 0.0, product, product)
+    return SpaceCost(product * (bool(model.appearance) + bool(model.motion)), 0.0, product, 0.0, product)
 
 
-def trunk_flops(model: EbtSection, new: int, visible: int) -> float:
-    """Forward FLOPs of `new` positions through all blocks, each scored against `visible` positions."""
-    width, hidden = model.width, round(model.width * model.ffn_multiplier)
-    linear = 2 * new * (4 * width * width + 3 * width * hidden)
-    attention = 4 * new * visible * width
-    return float(model.layers * (linear + attention))
+def build_world(model: ModelSection, spec: StateSpec) -> ObservingWorld:
+    """The world model of a recipe's model section, freshly initialised from torch's global generator."""
+    return KINDS[model.kind].build(model, spec)
 
 
 def cost(recipe: Recipe, spec: StateSpec) -> Cost:
     """Count parameters, FLOPs and memory of `recipe` on states of `spec`; builds the network on no device."""
-    import torch
-
-    model, train, think = recipe.model, recipe.train, recipe.think
+    model, train = recipe.model, recipe.train
     with torch.device("meta"):
         world = build_world(model, spec)
     params, core = count_parameters(world.parameters()), count_parameters(world.network.parameters())
-    length, rules, space = spec.context, model.descent, space_cost(model, spec)
-    observed = trunk_flops(model, length, length) + length * (space.read + space.forecast)
-    proposed = trunk_flops(model, length, length) + length * space.propose
-    point, moved = length * space.point, length * space.move
-    free, steps = sum(rules.free_steps) / 2, sum(rules.steps_range) / 2
-    # A candidate is placed, judged, and moved; learning also goes back through each: to the table, to all weights, to
-    # both sides of the move.
-    per_window = OBSERVE_PASSES * observed + free * (point + THINK_PASSES * proposed + moved)
-    per_window += steps * (2 * point + LEARN_PASSES * proposed + 3 * moved)
-    hidden = round(model.width * model.ffn_multiplier)
-    if not (space.forecast or model.compatibility):  # behind the last keys and values nothing observed is learned
-        behind = 2.0 * length * model.width * (model.width + 3 * hidden + 2 * length)
-        per_window -= (OBSERVE_PASSES - 1) * behind
-
-    one = trunk_flops(model, 1, length)
-    judged = space.point + THINK_PASSES * (one + space.propose) + space.move
-    last = space.point + one + space.propose  # the energy of where descent arrived
-    per_state = think.samples * (think.steps * judged + last) + one + space.read + space.forecast
-
+    flops = KINDS[model.kind].flops(model, spec, recipe.think, space_cost(model, spec))
     part = train.batch_size // train.accumulate
-    # Floats a block keeps for its second-order backward, per position; measured on CPU, within a factor of 1.5.
-    descending = min(part, max(1, NUMBERS_AT_ONCE // (length * spec.state_dim)))
-    kept = model.layers * length * (40 * model.width + 18 * hidden + 10 * model.heads * length)
+    memory = 4 * (6 * params + _activations(model, spec, part))
+    return Cost(params, core, flops.per_window * train.batch_size, flops.per_state, int(memory))
+
+
+def count_parameters(parameters: Iterable[nn.Parameter]) -> int:
+    """Numbers in these parameters."""
+    return sum(p.numel() for p in parameters)
+
+
+def _activations(model: ModelSection, spec: StateSpec, windows: int) -> float:
+    """Floats kept while `windows` are learned; measured on CPU, within a factor of 1.5."""
+    length = spec.context
+    descending = min(windows, max(1, NUMBERS_AT_ONCE // (length * spec.state_dim)))
+    candidates = descending * length * spec.state_dim * VECTORS_PER_CANDIDATE
+    if not isinstance(model, TrunkSection):
+        return windows * model.layers * length * 14 * model.width + candidates
+    hidden = hidden_width(model)
     remembered = model.layers * length * (14 * model.width + 6 * hidden + model.heads * length)
-    candidates = length * spec.state_dim * VECTORS_PER_CANDIDATE
-    memory = 4 * (6 * params + descending * (kept + candidates) + (part - descending) * remembered)
-    return Cost(params, core, per_window * train.batch_size, per_state, int(memory))
+    if not isinstance(model, EbtSection):
+        return windows * remembered * 2 + candidates
+    # What a block keeps for its second-order backward, per position.
+    kept = model.layers * length * (40 * model.width + 18 * hidden + 10 * model.heads * length)
+    return descending * kept + candidates + (windows - descending) * remembered

@@ -9,8 +9,6 @@ the descent. Knows no optimizer, file or terminal.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,49 +16,31 @@ import torch
 from torch import Tensor, nn
 
 from ebwm_cli.model.ebt import EnergyTransformer
-from ebwm_cli.model.state_space import gaussian, uniform
+from ebwm_cli.model.state_space import gaussian
 from ebwm_cli.model.trunk import Memory as TrunkMemory
-from ebwm_cli.recipe.schema import EbtSection, StateSpec, ThinkSection
+from ebwm_cli.recipe.model import EbtSection
+from ebwm_cli.recipe.schema import StateSpec, ThinkSection
 from ebwm_cli.sampler.descent import EnergyFn, Move, descend, total_energy
 from ebwm_cli.sampler.schedule import draw_count, draw_step_scale
 from ebwm_cli.sampler.selection import lowest_energy, take
 from ebwm_cli.sampler.stopping import EnergySettled
 from ebwm_cli.world.gradient import RunningLoss
+from ebwm_cli.world.observing import Memory, ObservingWorld
 from ebwm_cli.world.protocol import Prediction
 
 SMALLEST_STEP_SIZE = 1e-4
-NUMBERS_AT_ONCE = 1 << 22
-"""Numbers of candidates that descend together in training: bounds memory where states are large."""
 
 
-@dataclass(frozen=True)
-class Memory:
-    """Observed states (B, T, ...) and what the trunk keeps of them."""
-
-    trunk: TrunkMemory
-    states: Tensor
-
-    @property
-    def length(self) -> int:
-        """States remembered, T."""
-        return self.states.shape[1]
-
-    def last(self, count: int) -> Memory:
-        """This memory with all but the newest `count` states forgotten."""
-        return Memory(self.trunk.last(count), self.states[:, -count:])
-
-
-class EnergyWorld(nn.Module):
+class EnergyWorld(ObservingWorld):
     """A `WorldModel` whose predictions are descents on `network`'s energy in `space`."""
 
+    measures = ("energy_start", "energy_final", "step_size")
+    score: str | None = "energy"
+
     def __init__(self, network: EnergyTransformer, space: Any, model: EbtSection, spec: StateSpec) -> None:
-        super().__init__()
-        self.network = network
-        self.space = space  # a StateSpace
+        super().__init__(network, space, model, spec)
         self.model = model
-        self.spec = spec
         self.alpha = nn.Parameter(torch.tensor(model.descent.step_size), requires_grad=model.descent.learn_step_size)
-        self._autocast = False
 
     @property
     def step_size(self) -> Tensor:
@@ -70,10 +50,6 @@ class EnergyWorld(nn.Module):
     def relative_rates(self) -> dict[str, float]:
         """Parameters whose learning rate is a multiple of their own value: alpha's is 3 * alpha * lr (EBT)."""
         return {"alpha": self.model.descent.step_size_lr_scale}
-
-    def set_precision(self, precision: str) -> None:
-        """`fp32` or `bf16`, of the trunk; energies, candidates and starts stay fp32."""
-        self._autocast = precision == "bf16"
 
     # ------------------------------------------------------------------------------------------ learn
 
@@ -88,19 +64,14 @@ class EnergyWorld(nn.Module):
         rules, context, target = self.model.descent, states[:, :-1], states[:, 1:]
         # Drawn first, so that parts of one batch, each given the same generator, agree on them.
         free, steps = draw_count(*rules.free_steps, rng), draw_count(*rules.steps_range, rng)
-        read = context
-        if self.model.context_noise:
-            level = self.model.context_noise * uniform((len(context), 1, 1), rng, context)  # still scenes are seen too
-            read = context + level * gaussian(context.shape, rng, context)
-        memory = self.observe(read)
+        memory = self.observe(self._blurred(context, rng))
         running = RunningLoss()
         running.watch([*self.network.parameters(), *self.space.learned_parameters()])
         step_size = running.cut(self.step_size)
         length = target.shape[1]
-        candidates = max(1, NUMBERS_AT_ONCE // self.spec.state_dim)
-        windows, positions = max(1, candidates // length), min(candidates, length)
+        windows, positions = self._windows_at_once(length), self._positions_at_once(length)
         parts = zip(
-            context.split(windows), target.split(windows), self._cut(memory.trunk, windows, running), strict=True
+            context.split(windows), target.split(windows), self._cut(memory.kept, windows, running), strict=True
         )
         energies = torch.zeros(2, device=states.device)
         for before, after, trunk in parts:
@@ -186,20 +157,6 @@ class EnergyWorld(nn.Module):
         layers = zip(zip(*keys, strict=True), zip(*values, strict=True), hidden, strict=True)
         return [TrunkMemory(key, value, said, trunk.position) for key, value, said in layers]
 
-    # ------------------------------------------------------------------------------------------ remember
-
-    def observe(self, states: Tensor, memory: Memory | None = None) -> Memory:
-        """Remember states (B, T, ...) after those in `memory`, of which the oldest are forgotten as soon as there are
-        more than the context holds."""
-        if memory is not None:
-            memory = memory.last(max(self.spec.context - states.shape[1], 1))
-        first = memory.states[:, -1:] if memory else states[:, :1]  # the very first state has not moved
-        before = torch.cat([first, states[:, :-1]], dim=1)
-        with self._precision(states):
-            embedded = self.space.embed_observed(states, before)
-            trunk = self.network.observe(embedded, memory.trunk if memory else None)
-        return Memory(trunk, torch.cat([memory.states, states], dim=1) if memory else states)
-
     # ------------------------------------------------------------------------------------------ think
 
     @torch.no_grad()
@@ -218,7 +175,7 @@ class EnergyWorld(nn.Module):
         where = None
         if samples > 1:
             where = torch.arange(memory.length - count, memory.length, device=memory.states.device).repeat(samples)
-        states, hidden = memory.states[:, -count:], memory.trunk.hidden[:, -count:]
+        states, hidden = memory.states[:, -count:], memory.kept.hidden[:, -count:]
         # (B, M*P, D), sample by sample
         origin = self.space.start(torch.cat([states] * samples, 1), torch.cat([hidden] * samples, 1), rng)
         start = origin
@@ -228,7 +185,7 @@ class EnergyWorld(nn.Module):
             others += think.start_noise * gaussian(others.shape, rng, others)
         rules = self.model.descent
         run = descend(
-            self._landscapes(memory.trunk, where),
+            self._landscapes(memory.kept, where),
             start,
             steps=think.steps,
             step_size=self.step_size,
@@ -258,15 +215,21 @@ class EnergyWorld(nn.Module):
         )
 
     @torch.no_grad()
+    def hidden(self, candidate: Tensor, memory: Memory) -> Tensor:
+        """Final hidden states (B, P, W) of the last P positions while they hold `candidate` (B, P, D)."""
+        stream = self.space.embed_candidate(self.space.point(candidate))
+        return self.network.hidden(stream, memory.kept, self.model.landscapes - 1)
+
+    @torch.no_grad()
     def judge(self, candidate: Tensor, memory: Memory, start: Tensor | None = None) -> Tensor:
         """Total energy (B, P) of candidates (B, P, D) as next states of the last P remembered ones. `start` is what
         the anchor pulls to, by default the state space's own start."""
         origin = start
         if origin is None:
             count, rng = candidate.shape[1], torch.Generator().manual_seed(0)
-            origin = self.space.start(memory.states[:, -count:], memory.trunk.hidden[:, -count:], rng)
+            origin = self.space.start(memory.states[:, -count:], memory.kept.hidden[:, -count:], rng)
         return total_energy(
-            self._landscapes(memory.trunk),
+            self._landscapes(memory.kept),
             candidate,
             origin,
             step=self.model.landscapes - 1,
@@ -285,11 +248,3 @@ class EnergyWorld(nn.Module):
                 return self.network.energy(self.space.embed_candidate(point), trunk, landscape, positions)
 
         return [partial(energy, landscape=landscape) for landscape in range(self.network.num_landscapes)]
-
-    def _precision(self, like: Tensor) -> torch.autocast:
-        return torch.autocast(like.device.type, torch.bfloat16, enabled=self._autocast)
-
-
-def count_parameters(parameters: Iterable[nn.Parameter]) -> int:
-    """Numbers in these parameters."""
-    return sum(p.numel() for p in parameters)

@@ -1,6 +1,6 @@
 """What every world model can do: learn from a batch, remember states, predict the next one.
 
-Trainer, evaluator and scaler see these three methods and no kind. Shapes: B batch, T positions, D state size,
+Trainer, evaluator and scaler see these methods and no kind. Shapes: B batch, T positions, D state size,
 K descent steps, M samples. `rng` is the only source of randomness.
 """
 
@@ -19,7 +19,8 @@ from ebwm_cli.recipe.schema import ThinkSection
 class Prediction:
     """What thinking arrived at, for T' positions.
 
-    `energies[..., k]` is the total energy before move k; the last one belongs to `state`. A position that stopped early
+    `energies[..., k]` is the score (low: good) of the candidate before move k; the last one belongs to `state`. It is
+    the total energy, or the denoising error; a world that can't judge gives one 0. A position that stopped early
     repeats its last energy and makes moves of size 0.
     """
 
@@ -43,9 +44,14 @@ class Prediction:
 class WorldModel(Protocol):
     """A trainable world model; every implementation is also an `nn.Module`."""
 
+    measures: tuple[str, ...]
+    """What `loss` measures beside itself."""
+    score: str | None
+    """What its energies are, in words; None where it predicts in one pass, judges nothing, and thinks no longer."""
+
     def loss(self, states: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Training loss of windows `states` (B, T+1, D) as a scalar to call `.backward()` on, and its metrics as 0-dim
-        tensors: `energy_start`, `energy_final`, `step_size`."""
+        """Training loss of windows `states` (B, T+1, D) as a scalar to call `.backward()` on, and its `measures` as
+        0-dim tensors."""
         ...
 
     def observe(self, states: Tensor, memory: Any = None) -> Any:
@@ -64,12 +70,16 @@ class WorldModel(Protocol):
         """Predict the state after each of the last `positions` remembered ones (None: all of them)."""
         ...
 
+    def hidden(self, candidate: Tensor, memory: Any) -> Tensor:
+        """Final hidden states (B, T', W) of the last T' positions while they hold `candidate` (B, T', D)."""
+        ...
+
 
 @runtime_checkable
 class Judge(Protocol):
-    """A world model that can score any candidate next state (energy-based kinds)."""
+    """A world model that can score any candidate next state: by its energy, or by its denoising error."""
 
     def judge(self, candidate: Tensor, memory: Any, start: Tensor | None = None) -> Tensor:
-        """Total energy (B, T') of `candidate` (B, T', D) as next states of the last T' remembered positions, low =
+        """Score (B, T') of `candidate` (B, T', D) as next states of the last T' remembered positions, low =
         compatible. `start` is what the anchor pulls to; None takes the state space's own start without noise."""
         ...

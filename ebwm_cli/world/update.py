@@ -18,8 +18,6 @@ from ebwm_cli.recipe.schema import TrainSection
 from ebwm_cli.world.optim import set_learning_rate
 from ebwm_cli.world.protocol import WorldModel
 
-MEASURES = ("energy_start", "energy_final", "step_size")
-
 
 @dataclass(frozen=True)
 class Update:
@@ -28,9 +26,8 @@ class Update:
     loss: float
     grad_norm: float
     """Of the whole gradient, before clipping."""
-    energy_start: float
-    energy_final: float
-    step_size: float
+    measures: dict[str, float]
+    """What the world measures beside its loss, by name."""
 
     @property
     def finite(self) -> bool:
@@ -55,7 +52,7 @@ def gradient(world: nn.Module, states: Tensor, *, parts: int, seed: int, step: i
         loss, measures = world.loss(part, step_generator(seed, step))
         weight = len(part) / len(states)
         (loss * weight).backward()
-        for name, value in {"loss": loss.detach(), **{name: measures[name] for name in MEASURES}}.items():
+        for name, value in {"loss": loss.detach(), **measures}.items():
             totals[name] = totals.get(name, torch.zeros((), device=states.device)) + weight * value
     return totals.pop("loss"), totals
 
@@ -68,8 +65,8 @@ def update_weights(
     loss, measures = gradient(world, states, parts=train.accumulate, seed=seed, step=step)
     norm = nn.utils.clip_grad_norm_(world.parameters(), train.clip_norm or math.inf)
     set_learning_rate(optimizer, step, train)
-    values = torch.stack([loss, norm, *(measures[name] for name in MEASURES)]).tolist()  # the only wait for the device
-    update = Update(*values)
+    values = torch.stack([loss, norm, *measures.values()]).tolist()  # the only wait for the device
+    update = Update(values[0], values[1], dict(zip(measures, values[2:], strict=True)))
     if update.finite:
         optimizer.step()
     return update

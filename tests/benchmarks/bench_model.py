@@ -19,7 +19,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import naive
 
-from ebwm_cli.recipe.schema import DescentSection, EbtSection, StateSpec, ThinkSection
+from ebwm_cli.recipe.model import DescentSection, EbtSection
+from ebwm_cli.recipe.schema import StateSpec, ThinkSection
 from ebwm_cli.world.build import build_world, trunk_flops
 
 SIZE = {"layers": 6, "width": 384, "heads": 6}

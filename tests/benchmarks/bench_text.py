@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import naive
 from bench_model import best_of
 
-from ebwm_cli.recipe.schema import DescentSection, EbtSection, StateSpec, ThinkSection
+from ebwm_cli.recipe.model import DescentSection, EbtSection
+from ebwm_cli.recipe.schema import StateSpec, ThinkSection
 from ebwm_cli.world.build import build_world
 
 SIZE = {"layers": 6, "width": 384, "heads": 6}

@@ -1,0 +1,60 @@
+"""The recurrent network: h_t = norm(x_t + GRU(norm(x))_t), GRU (arXiv 1406.1078) or LSTM (Neural Comput. 9, 1735).
+
+It remembers a vector per layer where attention remembers every state, so one more state costs the same however many
+came before. Knows no candidate and no loss.
+"""
+
+# B batch, T observed positions, W width, L layers
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ebwm_cli.model.trunk import RMSNorm
+
+
+@dataclass(frozen=True)
+class RecurrentMemory:
+    """The cell's state after the newest observed state, (L, B, W) each (one tensor for a GRU, two for an LSTM), and the
+    hidden states (B, T, W) of those still remembered one by one."""
+
+    cell: tuple[Tensor, ...]
+    hidden: Tensor
+
+    @property
+    def length(self) -> int:
+        """Hidden states kept, T."""
+        return self.hidden.shape[1]
+
+    def last(self, count: int) -> RecurrentMemory:
+        """This memory with all but the newest `count` hidden states forgotten; the cell's state still knows of them."""
+        return self if count >= self.length else RecurrentMemory(self.cell, self.hidden[:, -count:])
+
+
+class RecurrentNetwork(nn.Module):
+    """`cell` is `gru` or `lstm`; states enter already embedded to `width`, which is the cell's width too."""
+
+    def __init__(self, width: int, layers: int, cell: str = "gru") -> None:
+        super().__init__()
+        self.norm_in = RMSNorm(width)
+        self.cell = {"gru": nn.GRU, "lstm": nn.LSTM}[cell](width, width, layers, batch_first=True)
+        self.norm = RMSNorm(width)
+        for name, parameter in self.cell.named_parameters():  # as torch has them: uniform, 1 / sqrt(width)
+            if name.startswith("weight_hh"):
+                for gate in parameter.detach().chunk(3 if cell == "gru" else 4):
+                    nn.init.orthogonal_(gate)
+
+    def observe(self, observed: Tensor, memory: RecurrentMemory | None = None) -> RecurrentMemory:
+        """Read observed states (B, T, W), embedded, after those in `memory`."""
+        before: Any = None if memory is None else memory.cell
+        if memory is not None and not isinstance(self.cell, nn.LSTM):
+            (before,) = memory.cell
+        out, after = self.cell(self.norm_in(observed), before)
+        hidden = self.norm(observed + out)
+        if memory:
+            hidden = torch.cat([memory.hidden, hidden], dim=1)
+        return RecurrentMemory(after if isinstance(after, tuple) else (after,), hidden)

@@ -1,0 +1,114 @@
+"""Denoising: from noise to a state along a falling noise level, by DDIM (arXiv 2010.02502, eq. 12 with sigma = 0).
+
+x = s y + n eps, s^2 + n^2 = 1, level = ln(s^2 / n^2); the cosine schedule (arXiv 2102.09672) has s = cos(pi t / 2) at
+time t. A step takes the denoiser's clean estimate y' of x and makes x' = s' y' + n' (x - s y') / n. Knows no network.
+"""
+
+# B batch, T' candidate positions, D state size, K denoising steps
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ebwm_cli.sampler.descent import EUCLIDEAN, Geometry, Trajectory
+from ebwm_cli.sampler.stopping import Stopping
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+"""denoiser(noisy point (B, T', E), level (B, T')) -> clean candidate (B, T', D)."""
+
+LAST_TIME = 0.02
+"""Time of the last denoising step: what noise is left is 3 % of the signal."""
+
+
+def signal_and_noise(time: Tensor) -> tuple[Tensor, Tensor]:
+    """s = cos(pi t / 2) and n = sin(pi t / 2) of times in [0, 1]."""
+    angle = time * (math.pi / 2)
+    return angle.cos(), angle.sin()
+
+
+def level_of(time: Tensor) -> Tensor:
+    """ln(s^2 / n^2), kept within +-20."""
+    signal, noise = signal_and_noise(time)
+    return 2 * (signal.clamp_min(1e-12).log() - noise.clamp_min(1e-12).log()).clamp(-10, 10)
+
+
+def times_of(steps: int) -> list[float]:
+    """Times of `steps` denoising steps, from 1 (nothing but noise) down towards LAST_TIME, evenly spread."""
+    return [1 - (1 - LAST_TIME) * step / max(steps - 1, 1) for step in range(steps)]
+
+
+def denoise(
+    denoiser: Denoiser,
+    start: Tensor,
+    noise: Tensor,
+    *,
+    steps: int,
+    unit: float = 1.0,
+    geometry: Geometry = EUCLIDEAN,
+    stopping: Stopping | None = None,
+    record: bool = False,
+    measure: bool = True,
+) -> Trajectory:
+    """Take `steps` denoising steps from `noise` (B, T', E), standard normal, for points whose numbers have std `unit`.
+
+    Candidates are the clean estimates, the first one `start` (B, T', D): what is said before anything was denoised. The
+    energy of a candidate is its denoising error, the mean square by which the next step's estimate differs from it, in
+    units of `unit`^2; the last one's takes one more pass, made where `measure` says so. `stopping` sees those energies.
+    """
+    noisy, current = noise * unit, start
+    energies: list[Tensor] = []
+    sizes: list[Tensor] = []
+    path = [start]
+    used = torch.zeros(start.shape[:2], dtype=torch.int64, device=start.device)
+    times = times_of(steps)
+    going: Tensor | None = None
+    for step, now in enumerate(times):
+        time = torch.full(start.shape[:2], now, device=start.device, dtype=start.dtype)
+        estimate = denoiser(noisy, level_of(time))
+        clean, before = geometry.point(estimate), geometry.point(current)
+        error = _error(clean, before, unit)
+        if going is not None:  # a position that stopped repeats itself
+            error = torch.where(going, error, energies[-1])
+        energies.append(error)
+        going = stopping.going(energies) if stopping else None
+        if going is not None and not going.any():
+            break
+        moved = estimate if going is None else torch.where(going[..., None], estimate, current)
+        sizes.append(torch.linalg.vector_norm(moved - current, dim=-1) / math.sqrt(moved.shape[-1]))
+        used += 1 if going is None else going
+        current = moved
+        if record:
+            path.append(current)
+        later = torch.full_like(time, times[step + 1] if step + 1 < steps else LAST_TIME)
+        noisy = _noised(noisy, clean, time, later)
+    else:
+        if measure:
+            time = torch.full(start.shape[:2], LAST_TIME, device=start.device, dtype=start.dtype)
+            if not steps:
+                time = torch.ones_like(time)
+            error = _error(geometry.point(denoiser(noisy, level_of(time))), geometry.point(current), unit)
+            energies.append(error if going is None else torch.where(going, error, energies[-1]))
+    nothing = start.new_zeros(*start.shape[:2], 0)
+    return Trajectory(
+        start=start,
+        final=current,
+        energies=torch.stack(energies, -1) if energies else nothing,
+        moves=torch.stack(sizes, -1) if sizes else nothing,
+        steps_used=used,
+        path=torch.stack(path, 2) if record else None,
+    )
+
+
+def _noised(noisy: Tensor, clean: Tensor, time: Tensor, later: Tensor) -> Tensor:
+    """x' = s' y' + n' (x - s y') / n."""
+    (signal, noise), (next_signal, next_noise) = signal_and_noise(time), signal_and_noise(later)
+    eps = (noisy - signal[..., None] * clean) / noise[..., None]
+    return next_signal[..., None] * clean + next_noise[..., None] * eps
+
+
+def _error(clean: Tensor, before: Tensor, unit: float) -> Tensor:
+    return ((clean - before) / unit).square().mean(-1)

@@ -1,0 +1,118 @@
+"""FLOPs of every kind: of learning one window, and of thinking about one next state with the context cached.
+
+Matrix products only, 2 per multiply-add, as `torch.utils.flop_counter` counts them; a backward pass costs two forward
+ones. Knows no tensor.
+"""
+
+# T context states, W width, F hidden width of the FFN, D state size
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ebwm_cli.model.diffusion import HIDDEN, WAVES
+from ebwm_cli.recipe.model import (
+    DiffusionSection,
+    EbtSection,
+    RnnSection,
+    TransformerSection,
+    TrunkSection,
+)
+from ebwm_cli.recipe.schema import StateSpec, ThinkSection
+
+# Candidate passes per descent step: forward and input gradient to think; to learn, also a backward through both.
+THINK_PASSES, LEARN_PASSES, OBSERVE_PASSES = 2, 6, 3
+GATES = {"gru": 3, "lstm": 4}
+
+
+@dataclass(frozen=True)
+class Flops:
+    """What a model costs."""
+
+    per_window: float
+    """Learning a window of T predictions."""
+    per_state: float
+    """Thinking about one next state, and remembering it."""
+
+
+@dataclass(frozen=True)
+class SpaceCost:
+    """FLOPs per state of getting into and out of the network, forward."""
+
+    read: float
+    """An observed state."""
+    point: float
+    """From a candidate to where its energy is evaluated."""
+    propose: float
+    """From there into the network: differentiated with it."""
+    move: float
+    """From the gradient at the point back to the candidate."""
+    head: float
+    """From hidden states to a candidate."""
+
+
+def hidden_width(model: TrunkSection) -> int:
+    """Of the FFN."""
+    return round(model.width * model.ffn_multiplier)
+
+
+def trunk_flops(model: TrunkSection, new: int, visible: int) -> float:
+    """Forward FLOPs of `new` positions through all blocks, each scored against `visible` positions."""
+    width, hidden = model.width, hidden_width(model)
+    linear = 2 * new * (4 * width * width + 3 * width * hidden)
+    attention = 4 * new * visible * width
+    return float(model.layers * (linear + attention))
+
+
+def energy_flops(model: EbtSection, spec: StateSpec, think: ThinkSection, space: SpaceCost) -> Flops:
+    """Of learning through descent, and of descending."""
+    length, rules = spec.context, model.descent
+    scored = space.propose + 2.0 * model.width * (1 + model.compatibility)
+    forecast = space.head if model.start == "forecast" else 0.0
+    observed = trunk_flops(model, length, length) + length * (space.read + forecast)
+    proposed = trunk_flops(model, length, length) + length * scored
+    point, moved = length * space.point, length * space.move
+    free, steps = sum(rules.free_steps) / 2, sum(rules.steps_range) / 2
+    # A candidate is placed, judged, and moved; learning also goes back through each: to the table, to all weights, to
+    # both sides of the move.
+    per_window = OBSERVE_PASSES * observed + free * (point + THINK_PASSES * proposed + moved)
+    per_window += steps * (2 * point + LEARN_PASSES * proposed + 3 * moved)
+    if not (forecast or model.compatibility):  # behind the last keys and values nothing observed is learned
+        behind = 2.0 * length * model.width * (model.width + 3 * hidden_width(model) + 2 * length)
+        per_window -= (OBSERVE_PASSES - 1) * behind
+    one = trunk_flops(model, 1, length)
+    judged = space.point + THINK_PASSES * (one + scored) + space.move
+    last = space.point + one + scored  # the energy of where descent arrived
+    return Flops(per_window, think.samples * (think.steps * judged + last) + one + space.read + forecast)
+
+
+def transformer_flops(model: TransformerSection, spec: StateSpec, think: ThinkSection, space: SpaceCost) -> Flops:
+    """Of one pass, whatever the thinking."""
+    length = spec.context
+    forward = trunk_flops(model, length, length) + length * space.head
+    # What comes from outside needs no gradient: the way in is passed twice, not three times.
+    per_window = 3 * forward + 2 * length * space.read
+    return Flops(per_window, trunk_flops(model, 1, length) + space.read + space.head)
+
+
+def rnn_flops(model: RnnSection, spec: StateSpec, think: ThinkSection, space: SpaceCost) -> Flops:
+    """Of one pass, whatever the thinking."""
+    length = spec.context
+    one = 2.0 * model.layers * GATES[model.cell] * 2 * model.width * model.width
+    return Flops(length * (3 * (one + space.head) + 2 * space.read), one + space.read + space.head)
+
+
+def diffusion_flops(model: DiffusionSection, spec: StateSpec, think: ThinkSection, space: SpaceCost) -> Flops:
+    """Of learning one noise level per position, and of denoising."""
+    length = spec.context
+    level = 2.0 * (2 * WAVES * HIDDEN + HIDDEN * 6 * model.width)
+    trunk = trunk_flops(model, length, length)
+    behind = 2.0 * length * model.width * (model.width + 3 * hidden_width(model) + 2 * length)
+    observed = 3 * trunk - 2 * behind + 2 * length * space.read
+    proposed = 3 * (trunk + length * space.head) + length * (2 * space.propose + 3 * level - 2.0 * 2 * WAVES * HIDDEN)
+    one = trunk_flops(model, 1, length)
+    denoised = one + space.propose + level + space.head
+    passes = think.samples * (think.steps * (denoised + space.point) + denoised + space.point)
+    # Every estimate is placed twice, as itself and as what the next one is held against.
+    per_state = passes + think.samples * (think.steps + 1) * space.point + one + space.read
+    return Flops(observed + proposed, per_state)

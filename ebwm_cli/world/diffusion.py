@@ -1,0 +1,122 @@
+"""The diffusion world: learns to say the clean next state from a noisy one, and predicts by denoising noise.
+
+loss = distance(estimate(s y + n eps, level), x_{t+1}), y the true state's point, level drawn for every position
+(arXiv 2006.11239 with the clean state as target; cosine schedule, arXiv 2102.09672; sampled by DDIM, arXiv 2010.02502).
+Tokens are denoised as embeddings and read out as logits. Knows no optimizer, file or terminal.
+"""
+
+# B batch, T positions, P predicted positions, D state size, E point size, M samples
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ebwm_cli.model.state_space import gaussian, uniform
+from ebwm_cli.recipe.schema import ThinkSection
+from ebwm_cli.sampler.denoising import denoise, level_of, signal_and_noise
+from ebwm_cli.sampler.selection import lowest_energy, take
+from ebwm_cli.sampler.stopping import EnergySettled
+from ebwm_cli.world.observing import Memory, ObservingWorld
+from ebwm_cli.world.protocol import Prediction
+
+JUDGED_TIMES = (0.3, 0.5, 0.7)
+"""Times at which a candidate is noised to be judged."""
+
+
+class DiffusionWorld(ObservingWorld):
+    """A `WorldModel` whose predictions are denoised noise; a candidate's score is its denoising error."""
+
+    measures: tuple[str, ...] = ()
+    score: str | None = "denoising error"
+
+    def loss(self, states: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Training loss of windows (B, T+1, ...), a scalar for `.backward()`; it measures nothing else."""
+        context, target = states[:, :-1], states[:, 1:]
+        memory = self.observe(self._blurred(context, rng))
+        clean = self.space.point_of(target).detach()  # (B, T, E): noise is added to what embeddings are, not to learn
+        time = uniform(target.shape[:2], rng, clean)
+        signal, noise = (each[..., None] for each in signal_and_noise(time))
+        noisy = signal * clean + noise * self.space.unit * gaussian(clean.shape, rng, clean)
+        return self._read_out(context, self._hidden(noisy, level_of(time), memory, None), target), {}
+
+    @torch.no_grad()
+    def predict(
+        self,
+        memory: Memory,
+        think: ThinkSection,
+        rng: torch.Generator,
+        *,
+        positions: int | None = None,
+        record: bool = False,
+    ) -> Prediction:
+        """Denoise `think.samples` draws of noise in `think.steps` steps for each of the last `positions` states, all
+        against one Memory, and keep the lowest denoising error."""
+        count, samples = positions or memory.length, think.samples
+        where = None
+        if samples > 1:
+            where = torch.arange(memory.length - count, memory.length, device=memory.states.device).repeat(samples)
+        states = torch.cat([memory.states[:, -count:]] * samples, 1)  # (B, M*P, ...), sample by sample
+        start = self.space.blank(states)
+        run = denoise(
+            lambda noisy, level: self._estimate(noisy, level, memory, where),
+            start,
+            gaussian(self.space.point(start).shape, rng, start),
+            steps=think.steps,
+            unit=self.space.unit,
+            geometry=self.space,
+            stopping=EnergySettled(think.tolerance) if think.stop == "energy" else None,
+            record=record,
+        )
+
+        def by_position(x: Tensor) -> Tensor:  # (B, M*P, ...) -> (B, P, M, ...)
+            return x.unflatten(1, (samples, count)).transpose(1, 2)
+
+        sample_energies = by_position(run.energies[..., -1])
+        best = lowest_energy(sample_energies)
+        return Prediction(
+            state=take(by_position(run.final), best),
+            start=take(by_position(run.start), best),
+            energies=take(by_position(run.energies), best),
+            moves=take(by_position(run.moves), best),
+            steps_used=take(by_position(run.steps_used), best),
+            sample_states=by_position(run.final),
+            sample_energies=sample_energies,
+            path=take(by_position(run.path), best) if run.path is not None else None,
+        )
+
+    @torch.no_grad()
+    def judge(self, candidate: Tensor, memory: Memory, start: Tensor | None = None) -> Tensor:
+        """Denoising error (B, P) of candidates (B, P, D) as next states of the last P remembered ones: noised and
+        denoised, how far off is the estimate, mean square per number over JUDGED_TIMES. `start` plays no part."""
+        point, rng = self.space.point(candidate), torch.Generator().manual_seed(0)
+        total = point.new_zeros(point.shape[:2])
+        for each in JUDGED_TIMES:
+            noisy, level = self._noised(point, each, rng)
+            estimate = self.space.point(self._estimate(noisy, level, memory, None))
+            total += ((estimate - point) / self.space.unit).square().mean(-1)
+        return total / len(JUDGED_TIMES)
+
+    @torch.no_grad()
+    def hidden(self, candidate: Tensor, memory: Memory) -> Tensor:
+        """Final hidden states (B, P, W) of the last P positions while they hold `candidate` (B, P, D), noised to the
+        middle of the schedule."""
+        noisy, level = self._noised(self.space.point(candidate), 0.5, torch.Generator().manual_seed(0))
+        return self._hidden(noisy, level, memory, None)
+
+    def _noised(self, point: Tensor, time: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Points (B, P, E) with noise, one draw for all batch items and positions, and its level (B, P)."""
+        times = torch.full(point.shape[:2], time, device=point.device, dtype=point.dtype)
+        signal, noise = (each[..., None] for each in signal_and_noise(times))
+        eps = gaussian(point.shape[-1:], rng, point)
+        return signal * point + noise * self.space.unit * eps, level_of(times)
+
+    def _estimate(self, noisy: Tensor, level: Tensor, memory: Memory, where: Tensor | None) -> Tensor:
+        """The clean candidates (B, P, D) behind noisy points after the states `where` (None: the last P)."""
+        hidden = self._hidden(noisy, level, memory, where)
+        states = memory.states[:, -noisy.shape[1] :] if where is None else memory.states[:, where]
+        return self.space.forecast(states, hidden)
+
+    def _hidden(self, noisy: Tensor, level: Tensor, memory: Memory, where: Tensor | None) -> Tensor:
+        with self._precision(noisy):
+            return self.network.denoise(self.space.embed_candidate(noisy), level, memory.kept, where)

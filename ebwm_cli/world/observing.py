@@ -1,0 +1,128 @@
+"""What all kinds of world share: reading true states into a Memory, once each.
+
+memory = observe(x_1 .. x_t); the oldest states are forgotten as soon as there are more than the context holds. Knows no
+candidate and no loss.
+"""
+
+# B batch, T positions, D state size
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ebwm_cli.model.state_space import gaussian, uniform
+from ebwm_cli.recipe.model import ModelSection
+from ebwm_cli.recipe.schema import StateSpec, ThinkSection
+from ebwm_cli.world.gradient import RunningLoss
+from ebwm_cli.world.protocol import Prediction
+
+NUMBERS_AT_ONCE = 1 << 22
+"""Numbers of candidates that are learned together: bounds memory where states are large."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Observed states (B, T, ...) and what the network keeps of them."""
+
+    kept: Any
+    states: Tensor
+
+    @property
+    def length(self) -> int:
+        """States remembered, T."""
+        return self.states.shape[1]
+
+    def last(self, count: int) -> Memory:
+        """This memory with all but the newest `count` states forgotten."""
+        return Memory(self.kept.last(count), self.states[:, -count:])
+
+
+class ObservingWorld(nn.Module, ABC):
+    """A network that observes, the space its states live in, and what the recipe says of reading them: what is common
+    to every `WorldModel`."""
+
+    measures: tuple[str, ...]
+    score: str | None
+
+    def __init__(self, network: nn.Module, space: Any, model: ModelSection, spec: StateSpec) -> None:
+        super().__init__()
+        self.network: Any = network
+        self.space = space  # a StateSpace
+        self.spec = spec
+        self._context_noise = model.context_noise
+        self._autocast = False
+
+    def set_precision(self, precision: str) -> None:
+        """`fp32` or `bf16`, of the network; candidates, energies and losses stay fp32."""
+        self._autocast = precision == "bf16"
+
+    def observe(self, states: Tensor, memory: Memory | None = None) -> Memory:
+        """Remember states (B, T, ...) after those in `memory`, of which the oldest are forgotten as soon as there are
+        more than the context holds."""
+        if memory is not None:
+            memory = memory.last(max(self.spec.context - states.shape[1], 1))
+        first = memory.states[:, -1:] if memory else states[:, :1]  # the very first state has not moved
+        before = torch.cat([first, states[:, :-1]], dim=1)
+        with self._precision(states):
+            kept = self.network.observe(self.space.embed_observed(states, before), memory.kept if memory else None)
+        return Memory(kept, torch.cat([memory.states, states], dim=1) if memory else states)
+
+    @abstractmethod
+    def loss(self, states: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `WorldModel`."""
+
+    @abstractmethod
+    def predict(
+        self,
+        memory: Memory,
+        think: ThinkSection,
+        rng: torch.Generator,
+        *,
+        positions: int | None = None,
+        record: bool = False,
+    ) -> Prediction:
+        """See `WorldModel`."""
+
+    @abstractmethod
+    def hidden(self, candidate: Tensor, memory: Memory) -> Tensor:
+        """See `WorldModel`."""
+
+    def _blurred(self, context: Tensor, rng: torch.Generator) -> Tensor:
+        """`context` (B, T, ...) as training reads it: with noise of a level that each window draws for itself."""
+        if not self._context_noise:
+            return context
+        level = self._context_noise * uniform((len(context), 1, 1), rng, context)  # still scenes are seen too
+        return context + level * gaussian(context.shape, rng, context)
+
+    def _read_out(self, context: Tensor, hidden: Tensor, target: Tensor) -> Tensor:
+        """Mean distance of what the head reads from hidden states (B, T, W), after `context`, to `target` (B, T, ...);
+        of so many windows at a time as memory allows."""
+
+        def distance(context: Tensor, hidden: Tensor, target: Tensor) -> Tensor:
+            return self.space.distance(self.space.forecast(context, hidden), target).mean()
+
+        at_once = self._windows_at_once(target.shape[1])
+        if at_once >= len(target):
+            return distance(context, hidden, target)
+        running = RunningLoss()
+        running.watch(self.space.learned_parameters())
+        parts = zip(context.split(at_once), running.cut(hidden).split(at_once), target.split(at_once), strict=True)
+        for before, said, after in parts:
+            running.add(distance(before, said, after) * (len(before) / len(target)))
+        return running.total()
+
+    def _precision(self, like: Tensor) -> torch.autocast:
+        return torch.autocast(like.device.type, torch.bfloat16, enabled=self._autocast)
+
+    def _windows_at_once(self, context: int) -> int:
+        """Windows of `context` predictions whose candidates are learned together."""
+        return max(1, NUMBERS_AT_ONCE // (context * self.spec.state_dim))
+
+    def _positions_at_once(self, context: int) -> int:
+        """And where one window is too many, how many of its positions."""
+        return min(context, max(1, NUMBERS_AT_ONCE // self.spec.state_dim))
