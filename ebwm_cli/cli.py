@@ -23,6 +23,7 @@ from ebwm_cli.cli_words import (
     counts,
     default_recipe,
     given_of,
+    only_beside,
     recipe_words,
     stop_or_none,
     told,
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from ebwm_cli.run.report import Report
 
 DEMO = Path("data/demo")
+WITH_FACETS = {
+    "checkpoint", "data", "windows", "against", "facets", "seed", "device", "json", "quiet", "verbose",
+}  # fmt: skip
+"""Parameters of eval that mean something beside --facets."""
 
 
 app = typer.Typer(
@@ -149,6 +154,7 @@ def train(
 
 @app.command("eval", cls=ListCommand)
 def evaluate(
+    ctx: typer.Context,
     checkpoint: Checkpoint = None,
     data: Data = None,
     steps: Annotated[list[str], typer.Option(help="Descent steps to compare: 1 2 4.")] = ["1", "2", "4", "8", "16"],  # noqa: B006
@@ -158,18 +164,24 @@ def evaluate(
     windows: Annotated[int | None, typer.Option(help="Most windows. [default: for 32,768 predictions]", min=1)] = None,
     questions: Annotated[Path | None, typer.Option(help="A jsonl of {prompt, answer[, choices]}, for text.")] = None,
     against: Annotated[list[Path], typer.Option(help="Other checkpoints, compared window by window.")] = [],  # noqa: B006
+    facets: Annotated[bool, typer.Option("--facets", help="Four facets of a world model instead of losses.")] = False,
     seed: Seed = 0, device: Device = "auto", json: Json = False, quiet: Quiet = False, verbose: Verbose = 0,
 ) -> None:  # fmt: skip
     """Measure a checkpoint on held-out windows."""
     from ebwm_cli.commands import evaluate as command
     from ebwm_cli.console import View, show
 
+    view = View("document" if json else "", quiet, verbose > 0, "measuring held-out windows")
+    if facets:
+        only_beside(ctx, "--facets", WITH_FACETS)
+        show(_facets(checkpoint, against, data=data, device=device, seed=seed, most_windows=windows), view)
+        return
     reports = command.evaluate(
         checkpoint, data=data, steps=counts("--steps", steps), samples=counts("--samples", samples),
         rollout=rollout, stride=stride, most_windows=windows, questions=questions, against=against,
         device=device, seed=seed,
     )  # fmt: skip
-    show(reports, View("document" if json else "", quiet, verbose > 0, "measuring held-out windows"))
+    show(reports, view)
 
 
 @app.command()
@@ -219,6 +231,12 @@ def _train(recipe: Recipe, *, data: Path | None, out: Path | None, fresh: bool, 
     from ebwm_cli.commands import train as command
 
     yield from command.train(recipe, data=data, out=out, fresh=fresh, device=device)
+
+
+def _facets(checkpoint: Path | None, against: list[Path], **options: Any) -> Iterator[Report]:
+    from ebwm_cli.commands import facets
+
+    yield from facets.facets(checkpoint, against=against, **options)
 
 
 def _think(checkpoint: Path | None, prompt: str | None, **options: Any) -> Iterator[Report]:

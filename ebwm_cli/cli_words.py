@@ -71,6 +71,16 @@ def apart(prompt: str | None, writing: dict[str, Any], window: dict[str, Any]) -
         raise UsageError(what, 'ebwm think --prompt "Once upon a time"')
 
 
+def only_beside(ctx: typer.Context, option: str, allowed: set[str]) -> None:
+    """Refuse every option that was typed beside `option` and would mean nothing there; `allowed` are parameters."""
+    for name in ctx.params:
+        source = ctx.get_parameter_source(name)
+        if name not in allowed and source is not None and source.name == "COMMANDLINE":
+            raise UsageError(
+                f"--{name.replace('_', '-')} and {option} exclude each other", f"{ctx.command_path} {option}"
+            )
+
+
 def recipe_words(words: list[str]) -> tuple[str, list[str]]:
     """The recipe's name (empty where none is given) and its key=value changes."""
     names = [word for word in words if "=" not in word or Path(word).is_file()]

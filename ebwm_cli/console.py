@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from ebwm_cli import console_think, console_write  # noqa: F401 - they register how their reports are drawn
+from ebwm_cli import console_eval, console_facets, console_think, console_write  # noqa: F401 - they draw reports
 from ebwm_cli.console_live import Progress
 from ebwm_cli.console_tables import render
 from ebwm_cli.console_text import plain_line, safe

@@ -1,4 +1,5 @@
-"""Final reports of prepare, train and eval as Rich panels and tables. Pure: a report in, something printable out."""
+"""Final reports of prepare and train as Rich panels, and what every panel is made of. Pure: a report in, something
+printable out."""
 
 from __future__ import annotations
 
@@ -10,13 +11,11 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from ebwm_cli.console_text import change, count, duration, number, safe, size, sparkline, tail
+from ebwm_cli.console_text import change, count, duration, number, safe, size
 from ebwm_cli.run.report import (
-    EvalReport,
     PlanReport,
     PrepareReport,
     Quarantined,
-    QuestionsRow,
     Report,
     TrainReport,
 )
@@ -159,6 +158,8 @@ def _plan(report: PlanReport) -> RenderableType:
     steps = f"{count(report.flops_per_step)}FLOP per step, {report.steps:,} steps"
     facts.add("training", f"{count(report.flops_total)}FLOP", f"{steps}, inner steps counted")
     facts.add("thinking", f"{count(report.flops_per_state)}FLOP", "per predicted state, context cached")
+    if report.matched:
+        facts.add("matched", safe(report.matched))
     facts.add("memory", size(report.memory_bytes))
     facts.add("disk", size(report.disk_bytes), "checkpoints kept")
     facts.add("windows", "–" if report.windows is None else f"{report.windows:,}", "to train on")
@@ -166,7 +167,8 @@ def _plan(report: PlanReport) -> RenderableType:
     if report.seconds_estimate is None:
         facts.add("time", "–", unknown)
     else:
-        facts.add("time", f"about {duration(report.seconds_estimate)}", "from a few measured steps")
+        told = "of updating, then training ends" if report.deadline else "from a few measured steps"
+        facts.add("time", f"about {duration(report.seconds_estimate)}", told)
     return facts.panel(f"plan · {report.recipe} · nothing was written")
 
 
@@ -183,91 +185,3 @@ def _train(report: TrainReport) -> RenderableType:
     facts.add("parameters", count(report.params), f"{count(report.flops_per_step)}FLOP per step")
     facts.add("model", safe(report.checkpoint))
     return facts.panel("trained", next_command("ebwm eval", "ebwm think --steps 16"), style=GOOD)
-
-
-@render.register
-def _eval(report: EvalReport) -> RenderableType:
-    facts = Facts()
-    facts.add("model", Text(safe(report.checkpoint)))
-    facts.add("held-out set", Text(f"{safe(report.data)} ({report.split})"))
-    facts.add("held-out loss", number(report.loss), f"{report.steps} descent steps, {report.windows:,} windows")
-    if report.perplexity is not None:
-        facts.add("perplexity", number(report.perplexity))
-    if report.bits_per_byte is not None:
-        facts.add("bits per byte", number(report.bits_per_byte))
-    for row in report.references:
-        beside = against(report.loss, row.loss)
-        if row.perplexity is not None:
-            beside = Text(f"perplexity {number(row.perplexity)}  ", QUIET).append(beside)
-        facts.add(row.name, Text(number(row.loss), QUIET), beside)
-    for row in report.against:
-        low, high = row.ci95
-        verdict = (GOOD, "lower") if high < 0 else (BAD, "higher") if low > 0 else (QUIET, "not told apart")
-        interval = Text(f"[{low:+.4f}, {high:+.4f}] 95 %, {verdict[1]}", verdict[0])
-        other = row.other.removesuffix("/model.safetensors")
-        facts.add(f"minus {tail(safe(other), 20)}", f"{row.mean:+.4f}", interval)
-    facts.add("energy and error", number(report.energy_error_spearman), "rank correlation")
-    doubt = number(report.doubt_error_spearman)
-    facts.add("  without energy", Text(doubt, QUIET), f"{report.doubt}, the trivial predictor")
-    facts.add("  energy beyond it", number(report.partial_spearman), "partial correlation")
-    facts.add("size", f"{count(report.params)} parameters", f"{count(report.flops_per_state)}FLOP per state")
-    parts: list[RenderableType] = [_by_steps(report)]
-    if report.by_samples:
-        parts.append(_by_samples(report))
-    if report.questions:
-        parts.append(_questions(report.questions))
-    if report.rollout:
-        parts.append(_rollout(report))
-    wrote = Text(f"{duration(report.seconds)}", QUIET)
-    for file in report.files:
-        wrote.append(f"\n{safe(file)}", LABEL)
-    return Group(facts.panel("eval"), *[Group("", part) for part in parts], "", wrote)
-
-
-def _by_steps(report: EvalReport) -> Table:
-    reference = report.references[0]
-    extra = ["perplexity"] if report.perplexity is not None else []
-    rows = table("steps", "loss", *extra, f"against {reference.name}", "energy", "per state", title="more thinking")
-    best = min((row.loss for row in report.by_steps), default=0.0)
-    for row in report.by_steps:
-        loss = Text(number(row.loss), f"bold {GOOD}" if row.loss == best else "")
-        took = f"{row.seconds * 1e3:.3g} ms"
-        cells = [number(row.perplexity)] if extra else []
-        rows.add_row(f"{row.steps}", loss, *cells, against(row.loss, reference.loss), number(row.energy), took)
-    return rows
-
-
-def _by_samples(report: EvalReport) -> Table:
-    extra = ["perplexity"] if report.perplexity is not None else []
-    rows = table("samples", "chosen by", "loss", *extra, title="more starts")
-    for row in report.by_samples:
-        cells = [number(row.perplexity)] if extra else []
-        rows.add_row(f"{row.samples}", safe(row.select), number(row.loss), *cells)
-    return rows
-
-
-def _questions(row: QuestionsRow) -> Table:
-    chance = "" if row.chance is None else f", chance {row.chance:.1%}"
-    rows = table("questions", "by energy", "by likelihood", title=f"{row.questions:,} questions{chance}")
-    picked, written = row.multiple_choice, row.questions - row.multiple_choice
-    for name, asked, energy, likelihood in (
-        ("picked right", picked, row.accuracy_by_energy, row.accuracy_by_likelihood),
-        ("written right", written, row.exact_match_by_energy, row.exact_match_by_likelihood),
-    ):
-        if asked:
-            rows.add_row(
-                f"{asked:,} {name}", *("–" if share is None else f"{share:.1%}" for share in (energy, likelihood))
-            )
-    return rows
-
-
-def _rollout(report: EvalReport) -> Table:
-    errors = sparkline([row.loss for row in report.rollout])
-    rows = table(
-        "ahead", "loss", report.references[0].name, "change", "psnr", title=f"rollout, predictions fed back  {errors}"
-    )
-    for row in report.rollout:
-        psnr = "–" if row.psnr is None else f"{row.psnr:.1f} dB"
-        referred = number(row.reference_loss)
-        rows.add_row(f"{row.horizon}", number(row.loss), referred, against(row.loss, row.reference_loss), psnr)
-    return rows

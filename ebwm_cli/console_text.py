@@ -112,7 +112,8 @@ def plain_line(report: Report, held_out: ValidationLine | None = None) -> str | 
             f"  {size(report.bytes_per_second)}/s  {duration(report.eta_seconds)} left"
         )
     if isinstance(report, TokenReport):
-        return f"token {report.done:,} of at most {report.total:,}  energy {number(report.energy)}"
+        energy = "" if report.energy is None else f"  energy {number(report.energy)}"
+        return f"token {report.done:,} of at most {report.total:,}{energy}"
     if isinstance(report, TrainLine):
         beside = f"  held-out {number(held_out.val_loss)}" if held_out else ""
         skipped = f"  {report.skipped} skipped" if report.skipped else ""

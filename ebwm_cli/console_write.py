@@ -30,17 +30,17 @@ def borders(energies: Sequence[float]) -> list[float]:
 
 
 def tinted(pieces: Sequence[str], energies: Sequence[float]) -> Text:
-    """Pieces of text in the tint of their energies."""
+    """Pieces of text in the tint of their energies; untinted where there are none, or only one."""
     between, text = borders(energies), Text()
-    for piece, energy in zip(pieces, energies, strict=True):
-        shown = "\n".join(map(safe, piece.split("\n")))
-        text.append(shown, TINTS[bisect_right(between, energy)] if len(set(energies)) > 1 else "default")
+    tints = [TINTS[bisect_right(between, energy)] for energy in energies] if len(set(energies)) > 1 else []
+    for piece, tint in zip(pieces, tints or ["default"] * len(pieces), strict=True):
+        text.append("\n".join(map(safe, piece.split("\n"))), tint)
     return text
 
 
-def legend(energies: Sequence[float]) -> Text:
+def legend(energies: Sequence[float], score: str = "energy") -> Text:
     """What the tints mean."""
-    line = Text("energy ", QUIET)
+    line = Text(f"{score} ", QUIET)
     between = borders(energies)
     for tint, energy in zip(TINTS, [*between, max(energies, default=0.0)], strict=False):
         line.append("█", tint).append(f" to {number(energy)}  ", QUIET)
@@ -49,7 +49,7 @@ def legend(energies: Sequence[float]) -> Text:
 
 def writing(tokens: Sequence[TokenReport], rows: int) -> Text:
     """The end of a text that is being written, as much of it as `rows` lines hold."""
-    text = tinted([token.text for token in tokens], [token.energy for token in tokens])
+    text = tinted([token.text for token in tokens], [each.energy for each in tokens if each.energy is not None])
     lines = text.split("\n")
     return Text("\n").join(lines[-rows:])
 
@@ -59,17 +59,16 @@ def _generate(report: GenerateReport) -> RenderableType:
     facts = Facts()
     speed = f"{duration(report.seconds)}, {report.tokens_per_second:,.1f} tokens/s"
     facts.add("tokens", f"{len(report.tokens):,}", speed + (", the text ended" if report.ended else ""))
-    facts.add(
-        "energy",
-        Text(sparkline(report.energies, 48), LABEL),
-        f"{number(min(report.energies))} to {number(max(report.energies))}",
-    )
+    if report.score:
+        ends = f"{number(min(report.energies))} to {number(max(report.energies))}"
+        facts.add(report.score, Text(sparkline(report.energies, 48), LABEL), ends)
     facts.add("probability", Text(sparkline(report.probabilities, 48), LABEL), "of each token")
     used = report.steps_used
     spent = f"{min(used)} to {max(used)}" if min(used) != max(used) else f"{used[0]}"
-    facts.add("descent steps", spent, f"{sum(used) / len(used):.1f} per token")
+    facts.add("steps", spent, f"{sum(used) / len(used):.1f} per token")
     facts.add("model", safe(report.checkpoint))
     below = [Text(safe(file), LABEL) for file in report.files]
     prompt = Text("\n".join(map(safe, report.prompt.split("\n"))), QUIET)
     story = Text("\n").append(prompt).append(tinted(report.pieces, report.energies)).append("\n")
-    return facts.panel("think · text", story, legend(report.energies), *below, style=GOOD)
+    tints = [legend(report.energies, report.score)] if report.score else []
+    return facts.panel("think · text", story, *tints, *below, style=GOOD)

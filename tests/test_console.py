@@ -42,13 +42,13 @@ TRAINED = reports.TrainReport(
 )  # fmt: skip
 EVALUATED = reports.EvalReport(
     checkpoint="runs/a_long_name_of_a_run_that_goes_on/model.safetensors", data="data/clips", split="test", windows=41,
-    loss=0.118, steps=4,
+    loss=0.118, score="energy", steps=4,
     by_steps=[reports.StepsRow(steps=k, loss=0.2 / k, perplexity=None, energy=-k, seconds=1e-4) for k in (1, 16)],
     by_samples=[reports.SamplesRow(samples=4, select="lowest energy", loss=0.1, perplexity=None)],
     copy_last_loss=0.181, mean_loss=0.3,
     references=[reports.ReferenceRow(name="copying the last", loss=0.181, perplexity=None)], stride=16, questions=None,
-    against=[reports.Difference(other="copy last", mean=-0.06, ci95=(-0.07, -0.05))], energy_error_spearman=None,
-    doubt="size of the predicted move", doubt_error_spearman=0.5, partial_spearman=0.1,
+    against=[reports.Difference(other="copy last", mean=-0.06, ci95=(-0.07, -0.05))], comparison=[],
+    energy_error_spearman=None, doubt="size of the predicted move", doubt_error_spearman=0.5, partial_spearman=0.1,
     rollout=[reports.RolloutRow(horizon=1, loss=0.1, reference_loss=0.2, psnr=None)], perplexity=None,
     bits_per_byte=None, params=412345, flops_per_state=3.2e7, seconds=3.0, files=["runs/r/eval/report.json"],
 )  # fmt: skip

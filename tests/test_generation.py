@@ -278,6 +278,8 @@ def test_what_could_move_the_cursor_is_not_printed():
 class Parrot:
     """A model of text whose token after a is a + 1, and whose energy of a token is how far it is from that."""
 
+    score = "energy"
+
     def __init__(self, size: int) -> None:
         self.size = size
 

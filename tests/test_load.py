@@ -8,9 +8,11 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ebwm_cli import cli
 from ebwm_cli.errors import RecipeError
 from ebwm_cli.recipe import strict_yaml
 from ebwm_cli.recipe.load import diff_recipes, dump_yaml, load_recipe, recipe_json_schema, shipped_recipes
+from ebwm_cli.recipe.model import KINDS, EbtSection, MatchSection, RnnSection, TransformerSection
 from ebwm_cli.recipe.schema import Recipe
 
 
@@ -163,6 +165,111 @@ def test_the_schema_holds_every_key_with_its_meaning():
 def test_shipped_recipes_are_listed_by_name():
     names = shipped_recipes()
     assert {"quickstart", "video_ebt_4xs", "paper/video_ebt_s1_xxs"} <= set(names)
+
+
+# ------------------------------------------------------------------------------------------ kinds of model
+
+
+@pytest.mark.parametrize("kind", ["lstm", "trnsformer", "[a]", "null", "3", "''"])
+def test_an_unknown_kind_lists_those_there_are(kind, capsys):
+    message = refusal("video_ebt_4xs", [f"model.kind={kind}"])
+    assert "model.kind: should be ebt, transformer, rnn, diffusion, got " in message
+    assert message.endswith("did you mean transformer?") == (kind == "trnsformer")
+    assert cli.run(["train", "video_ebt_4xs", f"model.kind={kind}", "--plan"]) == 3
+    assert "ebt, transformer, rnn, diffusion" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("value", ["5", "null", "[1]"])
+def test_a_model_that_is_no_section_is_refused(value):
+    assert "model: should be an object, got" in refusal("video_ebt_4xs", [f"model={value}"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "wish", "told"),
+    [
+        ("rnn", "model.heads=4", "model.heads: unknown key, it is of kind=ebt, transformer or diffusion"),
+        ("rnn", "model.descent.steps=3", "model.descent: unknown key, it is of kind=ebt"),
+        ("rnn", "model.tokens.rule=logits", "model.tokens.rule: unknown key, it is of kind=ebt"),
+        ("ebt", "model.cell=lstm", "model.cell: unknown key, it is of kind=rnn"),
+        ("ebt", "model.residual=false", "model.residual: unknown key, it is of kind=transformer, rnn or diffusion"),
+        ("diffusion", "model.cell=lstm", "model.cell: unknown key, it is of kind=rnn"),
+        ("rnn", "model.cel=lstm", "model.cel: unknown key; did you mean model.cell?"),
+        ("transformer", "model.hedas=4", "model.hedas: unknown key; did you mean model.heads?"),
+        ("diffusion", "model.match.parms=2", "model.match.parms: unknown key; did you mean model.match.params?"),
+        ("transformer", "steps=4", "steps: unknown key; did you mean train.steps or think.steps?"),
+        ("rnn", "model.layers=0", "model.layers: should be greater than or equal to 1, got 0"),
+    ],
+)
+def test_keys_of_another_kind_are_refused_with_the_nearest_name(kind, wish, told):
+    assert refusal(f"video_{kind}_4xs", [wish]).removeprefix(f"recipe video_{kind}_4xs: ") == told
+
+
+def test_another_kind_keeps_what_it_has_too_and_drops_the_rest():
+    before = load_recipe("video_ebt_4xs", ["model.context_noise=0.3"])
+    for wish in (["model.kind=rnn"], ["model={kind: rnn}"]):
+        after = load_recipe("video_ebt_4xs", ["model.context_noise=0.3", *wish])
+        assert isinstance(after.model, RnnSection)
+        for key in RnnSection.model_fields.keys() & EbtSection.model_fields.keys() - {"kind", "tokens"}:
+            assert getattr(after.model, key) == getattr(before.model, key), key
+        assert after.model.tokens.table == before.model.tokens.table
+        assert (after.data, after.train, after.think) == (before.data, before.train, before.think)
+
+
+def test_the_kind_decides_what_keys_mean_wherever_it_is_said():
+    recipe = load_recipe("video_ebt_4xs", ["model.cell=lstm", "model.kind=rnn"])
+    assert isinstance(recipe.model, RnnSection)
+    assert recipe.model.cell == "lstm"
+    back = load_recipe("video_rnn_4xs", ["model.heads=2", "model.descent.anchor=0.25", "model.kind=ebt"])
+    assert isinstance(back.model, EbtSection)
+    assert back.model.descent.anchor == 0.25
+
+
+@pytest.mark.parametrize("base", ["video_ebt_4xs", "text_ebt_4xs"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_that_extends_another_kind_starts_from_what_they_share(tmp_path, base, kind):
+    write(tmp_path, f"extends: {base}\nmodel: {{kind: {kind}, layers: 5}}", "base.yaml")
+    recipe = load_recipe(write(tmp_path, "extends: base\nmodel: {width: 64}"))
+    assert isinstance(recipe.model, KINDS[kind])
+    assert (recipe.model.layers, recipe.model.width) == (5, 64)
+    assert recipe.train == load_recipe(base).train
+    assert recipe.model.motion == load_recipe(base).model.motion
+
+
+def test_a_file_of_another_kind_has_its_own_keys_and_is_refused_the_old_ones(tmp_path):
+    file = write(tmp_path, "extends: video_ebt_4xs\nmodel: {kind: transformer, residual: false, match: {params: 1}}")
+    model = load_recipe(file).model
+    assert isinstance(model, TransformerSection)
+    assert not model.residual
+    assert model.match == MatchSection(params=1)
+    file = write(tmp_path, "extends: video_ebt_4xs\nmodel: {kind: transformer, descent: {anchor: 0.1}}")
+    assert "model.descent: unknown key, it is of kind=ebt" in refusal(file)
+
+
+@pytest.mark.parametrize("wish", ["{}", "{of: video_ebt_4xs}", "{flops: 1, seconds: 2}", "{params: 0}"])
+def test_a_match_says_what_is_matched(tmp_path, wish):
+    assert "model.match" in refusal(write(tmp_path, f"model: {{match: {wish}}}"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("modality", ["video", "text"])
+def test_a_dump_of_every_kind_reads_back_equal(tmp_path, kind, modality):
+    for wishes in ([], ["model.layers=3", "model.match={params: 2, flops: 1e9}"]):
+        recipe = load_recipe(f"{modality}_{kind}_4xs", wishes)
+        assert recipe.model.kind == kind
+        again = load_recipe(write(tmp_path, dump_yaml(recipe)))
+        assert again == recipe
+        assert type(again.model) is KINDS[kind]
+        assert Recipe.model_validate_json(recipe.model_dump_json(), strict=True) == recipe
+
+
+def test_the_schema_holds_every_kind():
+    schema = recipe_json_schema()
+    names = {choice["$ref"].rpartition("/")[2] for choice in schema["properties"]["model"]["oneOf"]}
+    assert names == {section.__name__ for section in KINDS.values()}
+    for kind, section in KINDS.items():
+        shown = schema["$defs"][section.__name__]["properties"]
+        assert shown["kind"]["const"] == kind
+        assert set(shown) == set(section.model_fields)
 
 
 # JSON writes characters beyond U+FFFF as two escapes, which YAML doesn't join.

@@ -6,6 +6,7 @@ from small_text import make_text_set
 
 from ebwm_cli.commands.train import plan, train
 from ebwm_cli.recipe.load import load_recipe, shipped_recipes
+from ebwm_cli.recipe.model import MatchSection
 from ebwm_cli.recipe.schema import StateSpec
 from ebwm_cli.run.report import TrainLine, TrainReport
 from ebwm_cli.world.build import cost
@@ -36,6 +37,15 @@ def test_there_is_a_ladder_of_sizes():
     assert sorted(sizes) == sorted(["4xs", "3xs", *PUBLISHED])
 
 
+@pytest.mark.parametrize("modality", ["video", "text"])
+@pytest.mark.parametrize("kind", ["transformer", "rnn", "diffusion"])
+def test_every_rival_has_three_sizes_of_as_many_parameters(kind, modality):
+    for size in ("4xs", "3xs", "xxs"):
+        rival = load_recipe(f"{modality}_{kind}_{size}")
+        assert (rival.model.kind, rival.data.modality) == (kind, modality)
+        assert rival.model.match == MatchSection(params=1, of=f"{modality}_ebt_{size}")
+
+
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_it_plans_with_published_parameter_counts(name):
     recipe = load_recipe(name)
@@ -56,7 +66,7 @@ def test_it_trains_two_steps(name, prepared, tmp_path):
     changes = ["train.steps=2", f"train.batch_size={batch}", "train.log_every=1"]
     changes += ["data.state_dim=null", "data.context=null"]
     if cost(full, SPECS[full.data.modality]).params > HEAVY:
-        changes += ["model.layers=2", f"model.width={4 * full.model.heads}"]
+        changes += ["model.match=null", "model.layers=2", f"model.width={4 * getattr(full.model, 'heads', 4)}"]
     reports = list(
         train(load_recipe(name, changes), data=prepared[full.data.modality], out=tmp_path / "run", device="cpu")
     )

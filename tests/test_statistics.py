@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ebwm_cli.run.statistics import paired_bootstrap, partial_spearman, spearman
+from ebwm_cli.run.statistics import auroc, paired_bootstrap, partial_spearman, spearman
 
 
 @pytest.mark.parametrize("decimals", [6, 1, 0])  # fewer decimals, more ties
@@ -88,3 +88,21 @@ def test_bootstrap_is_a_function_of_its_seed_and_refuses_nothing_to_resample() -
     assert paired_bootstrap(np.full(5, 0.25), 50, np.random.default_rng(0)).ci95 == (0.25, 0.25)
     with pytest.raises(ValueError, match="no differences"):
         paired_bootstrap([], 10, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("decimals", [6, 1, 0])  # fewer decimals, more ties
+def test_auroc_is_the_share_of_pairs_won(decimals: int) -> None:
+    rng = np.random.default_rng(0)
+    positives, negatives = rng.normal(0.7, 1, 41).round(decimals), rng.normal(0, 1, 30).round(decimals)
+    won = sum(1.0 if high > low else 0.5 if high == low else 0.0 for high in positives for low in negatives)
+    assert auroc(positives, negatives) == pytest.approx(won / (41 * 30), abs=1e-12)
+    assert auroc(negatives, positives) == pytest.approx(1 - won / (41 * 30), abs=1e-12)
+
+
+def test_auroc_at_its_ends() -> None:
+    assert auroc([2, 3], [0, 1]) == 1
+    assert auroc([0], [1, 2]) == 0
+    assert auroc([1, 1], [1, 1, 1]) == 0.5
+    assert math.isnan(auroc([], [1]))
+    assert math.isnan(auroc([1], []))
+    assert math.isnan(auroc([math.nan], [1]))

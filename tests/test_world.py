@@ -5,7 +5,7 @@ from __future__ import annotations
 import naive
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from flops import counted_flops
 
 from ebwm_cli.recipe.load import load_recipe
 from ebwm_cli.recipe.model import DescentSection, EbtSection
@@ -249,26 +249,6 @@ def test_published_parameter_counts(size, millions):
     recipe = load_recipe(f"video_ebt_{size}")
     counted = cost(recipe, StateSpec(state_dim=recipe.model.width, context=16)).params_non_embedding
     assert counted / 1e6 == pytest.approx(millions, rel=0.02)
-
-
-class NoModules:
-    """Stands in for the counter's module tracker, whose hooks refuse `autograd.grad`."""
-
-    parents = frozenset({"Global"})
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        return None
-
-
-def counted_flops(run) -> int:
-    counter = FlopCounterMode(display=False)
-    counter.mod_tracker = NoModules()  # type: ignore[assignment]
-    with counter:
-        run()
-    return counter.get_total_flops()
 
 
 VIDEO = StateSpec(state_dim=32, context=16)

@@ -18,31 +18,32 @@ from ebwm_cli.data.encoders import Tokenizer
 from ebwm_cli.data.loader import spread
 from ebwm_cli.data.store import Split
 from ebwm_cli.errors import UsageError
-from ebwm_cli.model.state_space import Reference
 from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.run.checkpoint import LoadedWorld, load_world
+from ebwm_cli.run.comparison import Contender, Known, compare, contend, difference, load_rivals
 from ebwm_cli.run.device import set_threads
-from ebwm_cli.run.held_out import comparable, held_out_set
+from ebwm_cli.run.held_out import held_out_set
 from ebwm_cli.run.held_out_loss import references_of
 from ebwm_cli.run.measure import (
     Floats,
     HeldOut,
+    RolloutScores,
     Scores,
     bits_per_byte,
     perplexity,
     predict_windows,
     psnr,
     reference_errors,
+    reference_rollout,
     roll_out_windows,
 )
 from ebwm_cli.run.outputs import folder_beside, shown
 from ebwm_cli.run.questions import Question, ask, read_questions
-from ebwm_cli.run.report import Difference, EvalReport, Notice, ReferenceRow, Report, RolloutRow, SamplesRow, StepsRow
+from ebwm_cli.run.report import EvalReport, Notice, ReferenceRow, Report, RolloutRow, SamplesRow, StepsRow
 from ebwm_cli.run.safe_write import replace_file
-from ebwm_cli.run.statistics import paired_bootstrap, partial_spearman, spearman
+from ebwm_cli.run.statistics import partial_spearman, spearman
 from ebwm_cli.world.build import cost
 
-BOOTSTRAP_DRAWS = 2000
 ROLLOUT = 4
 PREDICTIONS = 32_768
 """Predictions that a held-out loss is the mean of, at most, where nothing else is asked for."""
@@ -70,17 +71,15 @@ def evaluate(
     whole context), so that a smaller stride gives every prediction a longer past. `most_windows` bounds how many are
     looked at (None: as many as make PREDICTIONS). `questions` is a jsonl file of {prompt, answer[, choices]} for models
     of text. `data` must hold states of the
-    checkpoint's own encoder; `against` must have been trained on the same set. Raises UsageError, DataError,
-    CheckpointError.
+    checkpoint's own encoder; `against` are other checkpoints trained on the same set, compared window by window. Models
+    that predict in one pass have no steps and samples to compare. Raises UsageError, DataError, CheckpointError.
     """
     began = time.perf_counter()
     _check(steps, samples, rollout, stride)
     set_threads()
     loaded = load_world(checkpoint, device=device)
     asked = _questions(loaded, questions) if questions else None
-    others = [load_world(path, device=device) for path in against]
-    for other in others:
-        comparable(loaded, other)
+    others = load_rivals(loaded, against, device)
     prepared = held_out_set(loaded, data)
     windows = prepared.split(split)
     context = loaded.spec.context
@@ -96,17 +95,27 @@ def evaluate(
         yield Notice(notice=f"rolling out {horizon} states, half the context of {loaded.spec.context}")
 
     think = loaded.recipe.think
-    held_out = HeldOut(windows, stride, most)
+    held_out, ahead = HeldOut(windows, stride, most), HeldOut(windows, context, most)
+    if loaded.world.score is None:
+        yield Notice(notice="it predicts in one pass: there are no steps and no samples to compare")
+        steps = samples = ()
     judged = _Judged(loaded, held_out, seed)
     scores = judged.scores(think)
     known = {name: reference_errors(loaded, held_out, predictor) for name, predictor in references.predictors.items()}
+    rolled = roll_out_windows(loaded, ahead, think, horizon, seed) if horizon else None
+    rolled_known = {
+        name: reference_rollout(loaded, ahead, horizon, predictor).tolist() if horizon else []
+        for name, predictor in references.predictors.items()
+    }
+    rivals = [contend(other, held_out, ahead, horizon, seed) for other in others]
     hardest = next(iter(known))
-    differences = [_difference(hardest, scores.errors, known[hardest], seed)]
-    for other in others:
-        rival = predict_windows(other, held_out, other.recipe.think, seed)
-        differences.append(_difference(str(shown(other.path)), scores.errors, rival.errors, seed))
+    differences = [difference(hardest, scores.errors, known[hardest], seed)]
+    for rival in rivals:
+        differences.append(difference(str(shown(rival.loaded.path)), scores.errors, rival.scores.errors, seed))
+    itself = Contender(loaded, scores, rolled.errors.tolist() if rolled else [])
+    trivial = [Known(name, errors, rolled_known[name]) for name, errors in known.items()]
     folder = folder_beside(loaded.path, "eval")
-    names = ["by_steps.png", "report.json"] if steps else ["report.json"]
+    names = [*(["by_steps.png"] if steps else []), *(["comparison.png"] if rivals else []), "report.json"]
     spent = cost(loaded.recipe, loaded.spec)
     report = EvalReport(
         checkpoint=str(shown(loaded.path)),
@@ -115,7 +124,8 @@ def evaluate(
         windows=len(starts),
         stride=stride,
         loss=_mean(scores.errors),
-        steps=think.steps,
+        score=loaded.world.score,
+        steps=think.steps if loaded.world.score else 0,
         by_steps=[judged.steps_row(each) for each in steps],
         by_samples=[row for each in samples for row in judged.samples_rows(each)],
         references=[
@@ -125,11 +135,12 @@ def evaluate(
         copy_last_loss=_mean(known[references.copying]) if references.copying else None,
         mean_loss=_mean(known[references.mean]),
         against=differences,
+        comparison=compare(itself, rivals, trivial, seed) if rivals else [],
         energy_error_spearman=_defined(spearman(scores.energies, scores.errors)),
         doubt=loaded.space.doubt_name,
         doubt_error_spearman=_defined(spearman(scores.doubts, scores.errors)),
         partial_spearman=_defined(partial_spearman(scores.energies, scores.errors, scores.doubts)),
-        rollout=_rollout_rows(loaded, HeldOut(windows, context, most), horizon, seed, references.predictors[hardest]),
+        rollout=_rollout_rows(rolled, rolled_known[hardest]) if rolled else [],
         perplexity=perplexity(loaded.space, _mean(scores.errors)),
         bits_per_byte=bits_per_byte(loaded.encoder, _predicted(windows, starts, context, stride), scores.errors),
         questions=None if asked is None else ask(loaded, *asked, think, seed),
@@ -173,7 +184,7 @@ class _Judged:
     def samples_rows(self, samples: int) -> list[SamplesRow]:
         """The recipe's steps; with several samples, three ways to make one prediction of them."""
         scores = self.scores(self.loaded.recipe.think.model_copy(update={"samples": samples}))
-        picks: dict[str, Floats] = {"energy": scores.errors}
+        picks: dict[str, Floats] = {str(self.loaded.world.score): scores.errors}
         if samples > 1:
             picks |= {"mean": scores.sample_mean_errors, "random": scores.sample_random_errors}
         space = self.loaded.space
@@ -214,37 +225,27 @@ def _mean(errors: Floats) -> float:
     return float(errors.mean())
 
 
-def _difference(name: str, errors: Floats, other: Floats, seed: int) -> Difference:
-    """loss(this) - loss(`name`), by windows."""
-    by_window = (errors - other).mean(1)  # (W,)
-    interval = paired_bootstrap(by_window, BOOTSTRAP_DRAWS, np.random.default_rng(seed))
-    return Difference(other=name, mean=interval.mean, ci95=interval.ci95)
-
-
 def _defined(correlation: float) -> float | None:
     return None if math.isnan(correlation) else correlation
 
 
-def _rollout_rows(
-    loaded: LoadedWorld, held_out: HeldOut, horizon: int, seed: int, reference: Reference
-) -> list[RolloutRow]:
-    if not horizon:
-        return []
-    scores = roll_out_windows(loaded, held_out, loaded.recipe.think, horizon, seed, reference)
+def _rollout_rows(scores: RolloutScores, referred: Sequence[float]) -> list[RolloutRow]:
+    """By horizon; `referred` are the losses of the reference to beat."""
     pixels = scores.squared_pixel_errors
     return [
         RolloutRow(
             horizon=ahead + 1,
-            loss=float(scores.errors[ahead]),
-            reference_loss=float(scores.reference_errors[ahead]),
+            loss=float(loss),
+            reference_loss=referred[ahead],
             psnr=None if pixels is None else psnr(float(pixels[ahead])),
         )
-        for ahead in range(horizon)
+        for ahead, loss in enumerate(scores.errors)
     ]
 
 
 def _write(folder: Path, report: EvalReport) -> None:
-    """eval/by_steps.png and, last, eval/report.json."""
+    """eval/by_steps.png and eval/comparison.png, as far as there are such rows, and, last, eval/report.json."""
+    from ebwm_cli.run.picture_compare import draw_comparison
     from ebwm_cli.run.pictures import BLUE, ORANGE, Curve, draw_curves
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -258,6 +259,8 @@ def _write(folder: Path, report: EvalReport) -> None:
             ORANGE,
             (report.references[0].name, report.references[0].loss),
         )
-        energy = Curve("total energy", x, [row.energy for row in rows], BLUE)
-        draw_curves(folder / "by_steps.png", "Thinking longer", [loss, energy], "descent steps", log2=True)
+        score = Curve(str(report.score), x, [row.energy for row in rows], BLUE)
+        draw_curves(folder / "by_steps.png", "Thinking longer", [loss, score], "steps", log2=True)
+    if report.comparison:
+        draw_comparison(folder / "comparison.png", report.comparison)
     replace_file(folder / "report.json", report.model_dump_json(indent=2).encode() + b"\n")

@@ -6,6 +6,7 @@ command resumes from, bit for bit. Knows no terminal and no kind.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from ebwm_cli.data.store import find_set, open_set, sets_below
+from ebwm_cli.data.store import PreparedSet, find_set, open_set, sets_below
 from ebwm_cli.errors import DivergedError, ResourceError
 from ebwm_cli.recipe.schema import Recipe
 from ebwm_cli.run.checkpoint import read_step
@@ -27,9 +28,12 @@ from ebwm_cli.run.signals import StopRequests
 from ebwm_cli.run.trainer import Trainer
 from ebwm_cli.run.training_state import saved_steps, step_folder
 from ebwm_cli.world.build import cost
+from ebwm_cli.world.match import match_in_words, matched, rival_of
 
 PLAN_SECONDS = 5.0
-"""Longest that `plan` measures updates for."""
+"""Longest that updates are measured for."""
+PLAN_UPDATES, DEADLINE_UPDATES = 8, 32
+"""Most updates measured: to foresee a time, and to decide one."""
 
 
 def train(
@@ -51,6 +55,7 @@ def train(
     where = resolve_device(device)
     prepared = open_set(find_set(data))
     origin = {**prepared.origin(), "path": str(prepared.path.resolve())}
+    recipe = matched(recipe, prepared.spec)
     trainer = Trainer(recipe, prepared, where)
     with _explained(out or Path(RUNS)):
         folder = choose_folder(recipe, origin, out, fresh=fresh)
@@ -67,6 +72,10 @@ def train(
         folder.begin(recipe, origin)
         keeper = Keeper(folder, trainer, origin, prepared.encoder)
         yield from (Notice(notice=notice) for notice in keeper.restore())
+        if trainer.progress.deadline is None:  # a resumed training keeps its own
+            trainer.progress.deadline = _deadline(recipe, prepared, where)
+        if trainer.progress.deadline is not None:
+            yield Notice(notice=f"training ends after {trainer.progress.deadline:,.1f} seconds of updates")
         with MetricsWriter(folder.metrics_file) as metrics:
             yield from _learn(trainer, keeper, metrics, stop)
         report = _report(trainer, folder)
@@ -126,6 +135,7 @@ def _report(trainer: Trainer, folder: RunFolder) -> TrainReport:
         seconds=trainer.seconds,
         states_per_second=trainer.states_per_second,
         skipped=progress.skipped,
+        updating_seconds=progress.updating_seconds,
     )
 
 
@@ -137,36 +147,64 @@ def plan(recipe: Recipe, data: Path | None = None, *, device: str = "auto") -> P
     set_threads()
     where = resolve_device(device)
     prepared = open_set(find_set(data)) if data is not None or any(sets_below(Path("data"))) else None
-    spec = recipe.state_spec(prepared.spec if prepared else None)
+    held = prepared.spec if prepared else None
+    recipe = matched(recipe, held)
+    spec = recipe.state_spec(held)
     spent, train = cost(recipe, spec), recipe.train
     trainer = None
     if prepared and spent.memory_bytes < (free_memory(where) or 0):
         trainer = Trainer(recipe, prepared, where)
     checkpoint = 4 * spent.params * (4 if train.ema else 3)
+    by_clock = recipe.model.match is not None and recipe.model.match.seconds is not None
+    pace = _seconds_per_update(trainer) if trainer else None
+    seconds = _deadline(recipe, prepared, where) if by_clock else pace and pace * train.steps
+    steps = max(round(seconds / pace), 1) if by_clock and seconds and pace else train.steps
     return PlanReport(
         recipe=recipe.name,
         kind=recipe.model.kind,
         params=spent.params,
         params_non_embedding=spent.params_non_embedding,
         flops_per_step=spent.flops_per_step,
-        flops_total=spent.flops_per_step * train.steps,
+        flops_total=spent.flops_per_step * steps,
         flops_per_state=spent.flops_per_state,
         memory_bytes=spent.memory_bytes,
         disk_bytes=checkpoint * (train.keep + 2) + 4 * spent.params,  # the best, and the one being written
-        steps=train.steps,
+        steps=steps,
         windows=len(prepared.split("train").windows(spec.context)) if prepared else None,
-        seconds_estimate=_measured_seconds(trainer) if trainer else None,
+        seconds_estimate=seconds,
+        matched=match_in_words(recipe, held),
+        deadline=by_clock,
     )
 
 
-def _measured_seconds(trainer: Trainer) -> float:
-    """Time of all updates, from a few of them after a first that warms up."""
+def _deadline(recipe: Recipe, prepared: PreparedSet | None, device: torch.device) -> float | None:
+    """Seconds of updating after which training `recipe` ends: its number, or so many times what its rival is measured
+    to take. None where its steps end it, or where there is no set to measure on. Raises ResourceError."""
+    match = recipe.model.match
+    if match is None or match.seconds is None or match.of is None:
+        return match.seconds if match else None
+    rival = rival_of(recipe, prepared.spec) if prepared else None
+    if prepared is None or rival is None:
+        return None
+    taken = _deadline(rival, prepared, device)
+    if taken is None:
+        if cost(rival, rival.state_spec(prepared.spec)).memory_bytes > (free_memory(device) or math.inf):
+            raise ResourceError(
+                f"{match.of} doesn't fit in memory, so the time it takes can't be measured here",
+                "model.match.of=null model.match.seconds=SECONDS",
+            )
+        taken = _seconds_per_update(Trainer(rival, prepared, device), DEADLINE_UPDATES) * rival.train.steps
+    return match.seconds * taken
+
+
+def _seconds_per_update(trainer: Trainer, most: int = PLAN_UPDATES) -> float:
+    """From a few updates after a first that warms up."""
     trainer.update()
     began, updates = time.perf_counter(), 0
-    while updates < 8 and time.perf_counter() - began < PLAN_SECONDS:
+    while updates < most and time.perf_counter() - began < PLAN_SECONDS:
         trainer.update()
         updates += 1
-    return (time.perf_counter() - began) / updates * trainer.recipe.train.steps
+    return (time.perf_counter() - began) / updates
 
 
 @contextmanager

@@ -88,6 +88,14 @@ class Split:
         """The row that holds a state."""
         return int(np.searchsorted(self.edges, state, side="right")) - 1
 
+    def sources(self, states: np.ndarray) -> np.ndarray:
+        """Which clip, or which document of which file, each of the states `states` (N,) is from, as (N,) numbers that
+        are equal where it is the same."""
+        names = [name for name in ("clip", "file", "document") if name in self.table.column_names]
+        rows = np.searchsorted(self.edges, states, side="right") - 1
+        labels = np.stack([self.column(name)[rows] for name in names])  # (names, N)
+        return np.unique(labels, axis=1, return_inverse=True)[1].ravel()
+
     def windows(self, context: int | None = None, stride: int | None = None) -> np.ndarray:
         """First state of each window of context + 1 states, (W,) int64; None takes the set's context.
 

@@ -16,9 +16,11 @@ from ebwm_cli.model.trunk import Memory, Trunk, initialise_matrices
 
 WAVES = 16
 """Sines, and as many cosines, that a level is read by."""
-HIDDEN = 64
+HIDDEN = 32
+"""Channels between a level and what it does to the blocks: few, as a small rival is counted by its parameters."""
 LONGEST, SHORTEST = 40.0, 2.0
-"""Wave lengths, in units of log signal-to-noise ratio: the whole range of levels, and a tenth of it."""
+"""Wave lengths, in units of log signal-to-noise ratio: over twice the range of levels told apart (-8 to 8), and an
+eighth of it."""
 
 
 class DiffusionTransformer(nn.Module):

@@ -19,6 +19,9 @@ STILL = (
     0.5  # std of the first bias under motions: what a still scene reads as, lest a norm blow nothing up to something
 )
 
+NEAR_MISS = 0.1
+"""How wrong a near miss is: std of its noise, in stds of the states; or the probability of another token."""
+
 
 class Reference(Protocol):
     """A predictor that needs no network."""
@@ -105,6 +108,11 @@ class StateSpace(Protocol):
         """The candidate (B, T', D) that stands for true states (B, T', ...)."""
         ...
 
+    def near_miss(self, states: Tensor, rng: torch.Generator) -> Tensor:
+        """Candidates (B, T', D) that are wrong by NEAR_MISS: what true states (B, T', ...) look like to a careless
+        judge."""
+        ...
+
     def average(self, candidates: Tensor) -> Tensor:
         """One candidate (B, T', D) that stands for several (B, T', M, D)."""
         ...
@@ -115,6 +123,8 @@ class StateSpace(Protocol):
 
     doubt_name: str
     """What `doubt` is, in words."""
+    near_miss_name: str
+    """What near misses are, in words."""
 
     def copying(self) -> Reference | None:
         """The predictor that nothing changes, where that means anything."""
@@ -138,6 +148,7 @@ class LatentSpace(nn.Module):
     in_nats = False
     unit = 1.0
     doubt_name = "size of the predicted move"
+    near_miss_name = f"true states with noise of {NEAR_MISS:.0%} of a state's std"
 
     def __init__(
         self,
@@ -236,6 +247,10 @@ class LatentSpace(nn.Module):
     def certain(self, states: Tensor) -> Tensor:
         """The states themselves."""
         return states
+
+    def near_miss(self, states: Tensor, rng: torch.Generator) -> Tensor:
+        """x + NEAR_MISS * eps, eps of a state's std."""
+        return states + NEAR_MISS * self.unit * gaussian(states.shape, rng, states)
 
     def average(self, candidates: Tensor) -> Tensor:
         """Mean over the samples, (B, T', M, D) -> (B, T', D)."""

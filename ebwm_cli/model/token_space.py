@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from ebwm_cli.model.distribution import cross_entropy, expected_embedding, relative_entropy
 from ebwm_cli.model.ngram import Bigram, Unigram
 from ebwm_cli.model.product import product
-from ebwm_cli.model.state_space import References, gaussian
+from ebwm_cli.model.state_space import NEAR_MISS, References, gaussian
 
 SURE = 100.0
 """A logit beside which others at 0 vanish: exp(-100) V is nothing."""
@@ -41,6 +41,7 @@ class TokenSpace(nn.Module):
 
     in_nats = True
     doubt_name = "entropy of the prediction"
+    near_miss_name = f"distributions with {NEAR_MISS:.0%} on a random other token"
 
     def __init__(
         self,
@@ -137,6 +138,14 @@ class TokenSpace(nn.Module):
     def certain(self, states: Tensor) -> Tensor:
         """Logits so high for the token that all others have no probability."""
         return SURE * F.one_hot(states, self.vocab_size).to(self.observed_table.dtype)
+
+    def near_miss(self, states: Tensor, rng: torch.Generator) -> Tensor:
+        """Logits of probability NEAR_MISS for one other token, and all the rest of it for the true one."""
+        further = torch.randint(1, self.vocab_size, states.shape, generator=rng, device=rng.device)
+        other = (states + further.to(states.device)) % self.vocab_size
+        logits = self.blank(states)
+        logits.scatter_(-1, states[..., None], SURE + math.log(1 - NEAR_MISS))
+        return logits.scatter_(-1, other[..., None], SURE + math.log(NEAR_MISS))
 
     def average(self, candidates: Tensor) -> Tensor:
         """Logits of the mean distribution of the samples, (B, T', M, V) -> (B, T', V)."""

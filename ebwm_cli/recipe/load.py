@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from ebwm_cli.errors import RecipeError
 from ebwm_cli.recipe import strict_yaml
-from ebwm_cli.recipe.model import KINDS, kind_of
+from ebwm_cli.recipe.model import DEFAULT_KIND, KINDS, kind_of
 from ebwm_cli.recipe.schema import Recipe
 
 _SCHEMA_HINT = "ebwm train --schema lists every key with its bounds and units"
@@ -39,7 +39,7 @@ def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Reci
         # JSON's strict mode: a list may be a pair, a whole number may be a float, and nothing else is converted.
         recipe = Recipe.model_validate_json(json.dumps(tree), strict=True)
     except ValidationError as error:
-        problems += _explain(error)
+        problems += _explain(error, kind_of(tree.get("model", {})))
     else:
         if not problems:
             return recipe
@@ -200,6 +200,8 @@ def _apply(tree: dict[str, Any], override: str, problems: list[str]) -> None:
         return
     if keys == ["model", "kind"]:
         _become(tree, value)
+    elif keys == ["model"] and isinstance(value, dict) and "kind" in value:
+        _become(tree, value["kind"])
     for done, key in enumerate(keys[:-1], start=1):
         if tree.get(key) is None:
             tree[key] = {}
@@ -214,24 +216,28 @@ def _apply(tree: dict[str, Any], override: str, problems: list[str]) -> None:
 # --------------------------------------------------------------------------------------------- problems
 
 
-def _explain(error: ValidationError) -> list[str]:
-    """One line per key: its path, what was expected, what was found, and the nearest name for unknown keys."""
+def _explain(error: ValidationError, kind: Any) -> list[str]:
+    """One line per key: its path, what was expected, what was found, and the nearest name for unknown keys of a recipe
+    whose model is of `kind`."""
     told: dict[str, tuple[list[str], Any]] = {}
     for detail in error.errors(include_url=False, include_context=False):
         path, unknown = _key_path(detail["loc"])
-        if detail["type"].startswith("union_tag"):
+        no_section = detail["type"].startswith("union_tag")
+        if no_section and not isinstance(detail["input"], dict):
+            message = f"should be an object, got {_show(detail['input'])}"
+        elif no_section:
             asked = kind_of(detail["input"])
             path, message = f"{path}.kind", f"should be {', '.join(KINDS)}, got {_show(asked)}"
             near = difflib.get_close_matches(str(asked), KINDS, n=1)
             message += f"; did you mean {near[0]}?" if near else ""
         elif unknown:
-            message = "unknown key" + _nearest(path)
+            message = "unknown key" + _nearest(path, kind)
         else:
             message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
             key, colon, rest = message.partition(": ")
             if detail["type"] == "value_error" and colon and " " not in key:  # a section's own check names the key
                 path, message = f"{path}.{key}" if path else key, rest
-        explained = unknown or detail["type"] == "value_error" or detail["type"].startswith("union_tag")
+        explained = unknown or detail["type"] == "value_error" or no_section
         messages, _ = told.setdefault(path, ([], None if explained else detail))
         if message not in messages:
             messages.append(message)
@@ -262,18 +268,36 @@ def _key_path(location: tuple[int | str, ...]) -> tuple[str, bool]:
     return path, False
 
 
-def _nearest(path: str) -> str:
-    """`; did you mean ...?` for an unknown path: a sibling spelled alike, or the same word in another section."""
-    known = [key for key, _ in _leaves(Recipe().model_dump())]
-    kinds = {f"model.{key}" for kind in KINDS.values() for key, _ in _leaves(kind().model_dump())}  # type: ignore[call-arg]
-    known += sorted(kinds - set(known))
-    known += sorted({key.rsplit(".", 1)[0] for key in known if "." in key})
+def _nearest(path: str, kind: Any) -> str:
+    """What an unknown path may have meant: a key of another kind of model, a sibling spelled alike, the same word in
+    another section, or whatever looks like it."""
+    owners = [name for name in KINDS if path in _keys_of(name)]
+    if owners:
+        return f", it is of kind={_or(owners)}"
+    known = _keys_of(kind if isinstance(kind, str) and kind in KINDS else DEFAULT_KIND)
     parent, _, leaf = path.rpartition(".")
     siblings = {key.rpartition(".")[2]: key for key in known if key.rpartition(".")[0] == parent}
     near = [siblings[name] for name in difflib.get_close_matches(leaf, siblings, n=1)]
     near = near or [key for key in known if key.rpartition(".")[2] == leaf]
     near = near or difflib.get_close_matches(path, known, n=1)
     return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _or(words: Sequence[str]) -> str:
+    return " or ".join([", ".join(words[:-1])] * (len(words) > 1) + [words[-1]])
+
+
+def _keys_of(kind: str) -> list[str]:
+    """The keys of a recipe whose model is of `kind`, dotted."""
+
+    def keys(section: type[BaseModel], prefix: str) -> Iterator[str]:
+        for name, field in section.model_fields.items():
+            yield prefix + name
+            below = KINDS[kind] if prefix + name == "model" else _section_of(field.annotation)
+            if below:
+                yield from keys(below, f"{prefix}{name}.")
+
+    return list(keys(Recipe, ""))
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

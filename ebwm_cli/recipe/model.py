@@ -75,7 +75,8 @@ class MatchSection(Section):
     params: Positive | None = None
     """Parameters: a multiple of those of `of`, or a number where there is no `of`. Layers, width and FFN are chosen."""
     flops: Positive | None = None
-    """FLOPs of the whole training, inner steps counted: a multiple, or a number. train.steps is chosen."""
+    """FLOPs of the whole training, inner steps counted: a multiple, or a number. train.steps is chosen, warmup with
+    it."""
     seconds: Positive | None = None
     """Seconds of updating: a multiple of what `of` is measured to take here, or a number. Training ends then, whatever
     train.steps says, and the learning rate's schedule runs over it; two such runs are never equal bit for bit."""
@@ -115,6 +116,11 @@ class ModelSection(Section):
             raise ValueError("appearance: it and motion can't both be 0, the network would read nothing")
         return self
 
+    @property
+    def width_step(self) -> int:
+        """Widths to choose from are multiples of this."""
+        return 2
+
 
 class TrunkSection(ModelSection):
     """A stack of attention blocks."""
@@ -128,6 +134,10 @@ class TrunkSection(ModelSection):
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise ValueError(f"width: {self.width} must be heads ({self.heads}) times an even head size")
         return self
+
+    @property
+    def width_step(self) -> int:
+        return 2 * self.heads
 
 
 class EbtSection(TrunkSection):

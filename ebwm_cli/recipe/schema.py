@@ -33,6 +33,11 @@ class StateSpec(Section):
     context: Count
     """States of context in a window; a window holds one more."""
 
+    @property
+    def least_width(self) -> int:
+        """Of a network: it must see all of a latent state; a token has no numbers to see."""
+        return self.state_dim if self.modality == "video" else 1
+
 
 class DataSection(Section):
     """What the recipe expects of the prepared set."""
@@ -167,7 +172,7 @@ class Recipe(Section):
                 f"data.context: the recipe asks for {context} states, the set's windows hold {prepared.context}",
                 f"ebwm prepare {prepared.modality} --src DIR --context {context}, or data.context={prepared.context}",
             )
-        if prepared.modality == "video" and prepared.state_dim > self.model.width:
+        if prepared.least_width > self.model.width:
             raise RecipeError(
                 f"model.width: {self.model.width} is below the state dimension {prepared.state_dim}; the energy would "
                 "see only a projection of each candidate",

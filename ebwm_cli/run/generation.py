@@ -46,8 +46,8 @@ class NewToken:
     token: int
     text: str
     """What it adds to the text; empty while a character is incomplete."""
-    energy: float
-    """Total energy where its descent ended."""
+    energy: float | None
+    """Score where its descent ended; None where the model has none."""
     steps_used: int
     probability: float
     """Of this token, at temperature 1."""
@@ -77,7 +77,7 @@ def generate(
         yield NewToken(
             token=token,
             text=text.add(token),
-            energy=prediction.energy.item(),
+            energy=prediction.energy.item() if world.score else None,
             steps_used=int(prediction.steps_used.item()),
             probability=logits.double().softmax(-1)[token].item(),
         )

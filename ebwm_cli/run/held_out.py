@@ -12,8 +12,11 @@ import numpy as np
 
 from ebwm_cli.data.encoders import Encoder
 from ebwm_cli.data.store import PreparedSet, find_set, open_set, sets_below
-from ebwm_cli.errors import CheckpointError, DataError
+from ebwm_cli.errors import DataError
 from ebwm_cli.run.checkpoint import LoadedWorld
+
+SHOWN_DIGITS = 12
+"""Of a set's fingerprint."""
 
 
 def held_out_set(loaded: LoadedWorld, data: Path | None) -> PreparedSet:
@@ -52,19 +55,27 @@ def same_encoder(one: Encoder, other: Encoder) -> bool:
 
 
 def comparable(loaded: LoadedWorld, other: LoadedWorld) -> None:
-    """Refuse to compare checkpoints whose held-out windows differ: DataError or CheckpointError names both."""
+    """Refuse to compare checkpoints whose held-out windows differ: DataError names both, and their sets.
+
+    A set's fingerprint covers its splits, so equal ones leave only the context to differ.
+    """
     if loaded.data["fingerprint"] != other.data["fingerprint"]:
         raise DataError(
-            f"{loaded.path} was trained on {loaded.data['path']}, {other.path} on {other.data['path']}; losses on "
-            "different sets can't be compared",
+            f"{loaded.path} was trained on {_named(loaded)}, {other.path} on {_named(other)}; losses on different "
+            "sets can't be compared",
             f"ebwm train --data {loaded.data['path']} for the other model too",
         )
     if loaded.spec.context != other.spec.context:
-        raise CheckpointError(
+        raise DataError(
             f"{loaded.path} was trained on contexts of {loaded.spec.context} states, {other.path} on "
             f"{other.spec.context}; their windows differ",
             f"ebwm train data.context={loaded.spec.context} for the other model too",
         )
+
+
+def _named(loaded: LoadedWorld) -> str:
+    """The set it was trained on: two that were prepared in the same folder differ in their fingerprints only."""
+    return f"{loaded.data['path']} (fingerprint {loaded.data['fingerprint'][:SHOWN_DIGITS]})"
 
 
 def _open_if_there(folder: Path) -> PreparedSet | None:

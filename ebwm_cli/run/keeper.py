@@ -42,7 +42,7 @@ class Keeper:
         if state is not None:
             self.trainer.restore(state)
             self._saved, self._kept_best = self.trainer.progress.step, self.trainer.progress.best_step
-            notices.append(f"going on from step {self._saved} of {self.trainer.recipe.train.steps}")
+            notices.append(f"going on from step {self._saved} of {self.trainer.steps}")
             notices += self._settle_model()
         cut_metrics(self.folder.metrics_file, self.trainer.progress.step)
         return notices

@@ -76,7 +76,7 @@ def draw_strip(path: Path, title: str, rows: Sequence[Row], footnote: str = "") 
     row_h = cell_h + 2 * line + 14
     total_w = 2 * margin + name_w + columns * (cell_w + gap) - gap
     total_h = 2 * margin + 34 + len(rows) * row_h + (line if footnote else 0)
-    figure = _figure(total_w / DPI, total_h / DPI)
+    figure = page(total_w / DPI, total_h / DPI)
 
     def text(x: float, y: float, words: str, **style: object) -> None:
         figure.text(x / total_w, 1 - y / total_h, words, **{"color": INK, "fontsize": 8.5, "va": "center", **style})
@@ -96,12 +96,12 @@ def draw_strip(path: Path, title: str, rows: Sequence[Row], footnote: str = "") 
             text(left + cell_w / 2, top + cell_h + line / 2, tile.below, ha="center", color=words, fontsize=8)
     if footnote:
         text(margin, total_h - margin, footnote, color=SOFT, fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_landscape(path: Path, title: str, landscape: Landscape, curves: Sequence[Curve]) -> None:
     """Contours of the energy with the descent drawn on them, and `curves` against the descent step beside them."""
-    figure = _figure(10.6, 5.8)
+    figure = page(10.6, 5.8)
     axes = figure.add_axes((0.075, 0.115, 0.77 * 5.8 / 10.6, 0.77))  # square, as both axes have one unit
     levels = _levels(landscape)
     filled = axes.contourf(landscape.u, landscape.v, landscape.energies, levels, cmap="cividis")
@@ -122,7 +122,7 @@ def draw_landscape(path: Path, title: str, landscape: Landscape, curves: Sequenc
     axes.set_ylabel(f"second direction ({landscape.second}), state units")
     above = {"loc": "lower right", "bbox_to_anchor": (1.02, 0.995), "ncols": 4}  # it covers nothing of the landscape
     axes.legend(**above, fontsize=8.5, frameon=False, columnspacing=1.2, handletextpad=0.4, borderaxespad=0.1)
-    _plain(axes, grid=False)
+    plain(axes, grid=False)
     bar = figure.colorbar(filled, cax=figure.add_axes((0.515, 0.115, 0.013, 0.77)), spacing="proportional")
     bar.locator = MaxNLocator(7)  # pyright: ignore[reportAttributeAccessIssue]
     bar.update_ticks()
@@ -131,15 +131,15 @@ def draw_landscape(path: Path, title: str, landscape: Landscape, curves: Sequenc
     bar.ax.tick_params(length=0, labelsize=8, colors=INK)
     _draw_panels(figure, curves, (0.68, 0.115, 0.295, 0.83), "descent step")
     figure.text(0.075, 0.93, title, fontsize=12.5, fontweight="bold", color=INK)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_curves(path: Path, title: str, curves: Sequence[Curve], x_label: str, *, log2: bool = False) -> None:
     """Panels one above the other, on a common x axis; `log2` spaces 1, 2, 4, 8 evenly."""
-    figure = _figure(6.4, 1.2 + 2.2 * len(curves))
+    figure = page(6.4, 1.2 + 2.2 * len(curves))
     _draw_panels(figure, curves, (0.13, 0.11, 0.83, 0.85), x_label, log2=log2)
     figure.text(0.13, 0.95, title, fontsize=12, fontweight="bold", color=INK)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _draw_panels(
@@ -170,7 +170,7 @@ def _draw_panels(
         axes.margins(y=0.14)
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.set_title(curve.name, loc="left", fontsize=9.5, color=INK)
-        _plain(axes, grid=True)
+        plain(axes, grid=True)
         if index == len(curves) - 1:
             axes.set_xlabel(x_label)
         else:
@@ -195,14 +195,14 @@ def _levels(landscape: Landscape) -> NDArray[np.float64]:
     return low + max(high - low, 1e-9) * np.linspace(0, 1, 25) ** 1.6
 
 
-def _figure(width: float, height: float) -> Figure:
+def page(width: float, height: float) -> Figure:
     """An empty page, sizes in inches; drawn off screen whatever the machine's display."""
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor=PAPER)
     FigureCanvasAgg(figure)
     return figure
 
 
-def _plain(axes: Axes, *, grid: bool) -> None:
+def plain(axes: Axes, *, grid: bool) -> None:
     axes.set_facecolor(PAPER)
     for side in axes.spines.values():
         side.set_visible(False)
@@ -221,6 +221,6 @@ def _frame_only(axes: Axes, colour: str, width: float) -> None:
         side.set(color=colour, linewidth=width)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", dpi=DPI, facecolor=PAPER, metadata={"Software": None})

@@ -7,13 +7,8 @@ held-out or training positions, seconds are wall-clock.
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
-
-
-class Report(BaseModel):
-    """Base of all reports: frozen, and written as one JSON object."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from ebwm_cli.run.report_base import Report
+from ebwm_cli.run.report_compare import ComparisonRow
 
 
 class Notice(Report):
@@ -99,7 +94,11 @@ class PlanReport(Report):
     steps: int
     windows: int | None
     seconds_estimate: float | None
-    """From a few measured steps where a prepared set is there, else None."""
+    """From a few measured steps where a prepared set is there, else None; the deadline, where there is one."""
+    matched: str | None = None
+    """What the recipe was matched to, and how closely; None where it is as written."""
+    deadline: bool = False
+    """Whether training ends by the clock; `steps` are then those that fit, where they could be measured."""
 
 
 class TrainLine(Report):
@@ -155,19 +154,23 @@ class TrainReport(Report):
     seconds: float
     states_per_second: float
     skipped: int
+    updating_seconds: float | None = None
+    """Seconds spent on updates, over all resumes; without validation and saving. None in reports of earlier versions,
+    which didn't count them."""
 
 
 # ---------------------------------------------------------------------------------------------- eval
 
 
 class StepsRow(Report):
-    """Held-out loss when thinking for this many descent steps. `seconds` is per predicted state."""
+    """Held-out loss when thinking for this many steps. `seconds` is per predicted state."""
 
     steps: int
     loss: float
     perplexity: float | None
     """exp(loss), where the loss is in nats."""
     energy: float
+    """Mean final score: see EvalReport.score."""
     seconds: float
 
 
@@ -232,8 +235,12 @@ class EvalReport(Report):
     windows: int
     loss: float
     """With the think section's steps and samples."""
+    score: str | None
+    """What the energies are: energy, or denoising error; None where the model predicts in one pass and has none."""
     steps: int
+    """Of thinking; 0 where it predicts in one pass."""
     by_steps: list[StepsRow]
+    """Empty, like `by_samples`, where it predicts in one pass."""
     by_samples: list[SamplesRow]
     references: list[ReferenceRow]
     """Predictors that need no network, the one to beat first."""
@@ -243,8 +250,10 @@ class EvalReport(Report):
     """The one that predicts the mean training state; for tokens, unigram frequencies."""
     against: list[Difference]
     """Against the reference to beat, and against each other checkpoint."""
+    comparison: list[ComparisonRow]
+    """This checkpoint, each other, then the references; empty where there is no other."""
     energy_error_spearman: float | None
-    """None, here and below, where one side is constant."""
+    """None, here and below, where one side is constant, as where there are no energies."""
     doubt: str
     """The trivial predictor of error: size of the predicted move, or entropy of the prediction."""
     doubt_error_spearman: float | None

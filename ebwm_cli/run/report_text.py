@@ -56,8 +56,8 @@ class TokenReport(Report):
     token: int
     text: str
     """What it adds; empty while a character is incomplete."""
-    energy: float
-    """Total energy where its descent ended."""
+    energy: float | None
+    """Score where its descent ended; None where the model has none."""
     steps_used: int
     probability: float
     """Of this token, at temperature 1."""
@@ -73,6 +73,8 @@ class GenerateReport(Report):
     tokens: list[int]
     pieces: list[str]
     """What each token adds to the text."""
+    score: str | None
+    """What the energies are: energy, or denoising error; None where the model has none."""
     energies: list[float]
     steps_used: list[int]
     probabilities: list[float]

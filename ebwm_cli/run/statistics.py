@@ -1,7 +1,9 @@
-"""What may be concluded from held-out numbers: rank correlations and paired bootstrap intervals.
+"""What may be concluded from held-out numbers: rank correlations, how well ranks tell two groups apart, and paired
+bootstrap intervals.
 
 Spearman: rho = Pearson(rank x, rank y), ties given their mean rank. Partial: rho_xy.z = (rho_xy - rho_xz rho_yz) /
-sqrt((1 - rho_xz^2)(1 - rho_yz^2)). Knows no world, no window and no file: numbers in, numbers out.
+sqrt((1 - rho_xz^2)(1 - rho_yz^2)). AUROC = P(positive > negative) + P(equal) / 2. Knows no world, no window and no
+file: numbers in, numbers out.
 """
 
 from __future__ import annotations
@@ -40,6 +42,16 @@ def partial_spearman(x: ArrayLike, y: ArrayLike, given: ArrayLike) -> float:
     if not unexplained > 1e-12:  # also where a correlation is nan
         return math.nan
     return (x_y - x_given * y_given) / math.sqrt(unexplained)
+
+
+def auroc(positives: ArrayLike, negatives: ArrayLike) -> float:
+    """How often one of `positives` (P,) is above one of `negatives` (N,), over all pairs, an equal pair counting half:
+    the area under the ROC curve. 0.5 is chance; nan where one side is empty, or a value is nan."""
+    above, below = (np.asarray(side, dtype=np.float64).ravel() for side in (positives, negatives))
+    if not (above.size and below.size):
+        return math.nan
+    rank_sum = float(rankdata(np.concatenate([above, below]))[: above.size].sum())
+    return (rank_sum / above.size - (above.size + 1) / 2) / below.size
 
 
 def paired_bootstrap(differences: ArrayLike, draws: int, rng: np.random.Generator) -> Interval:

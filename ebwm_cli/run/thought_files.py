@@ -99,13 +99,18 @@ def _strip(path: Path, encoder: FrameEncoder, scene: Scene, thought: Thought) ->
     steps = shown_steps(thought.energies.shape[1] - 1)
     candidates = decode(encoder, thought.path[0, steps])
     energies = thought.energies[0, steps].tolist()
-    tiles = [
-        Tile(frame, "start" if step == 0 else f"step {step}", f"E {_signed(energy)}")
-        for frame, step, energy in zip(candidates, steps, energies, strict=True)
-    ]
+    if thought.score:
+        tiles = [
+            Tile(frame, "start" if step == 0 else f"step {step}", f"E {_signed(energy)}")
+            for frame, step, energy in zip(candidates, steps, energies, strict=True)
+        ]
+        title = f"Thinking about what happens next: {thought.score} {_signed(energies[0])} → {_signed(energies[-1])}"
+        name, footnote = "thinking\nabout t + 1", f"E: {_full(thought.score)} of the candidate. "
+    else:
+        tiles = [Tile(frame, "in one pass") for frame in candidates]
+        title, name, footnote = "What happens next, said in one pass", "t + 1", ""
     tiles[-1] = Tile(tiles[-1].frame, tiles[-1].above, tiles[-1].below, ORANGE)
-    rows = [Row("remembered", first), Row("thinking\nabout t + 1", tiles)]
-    title = f"Thinking about what happens next: energy {_signed(energies[0])} → {_signed(energies[-1])}"
+    rows = [Row("remembered", first), Row(name, tiles)]
     if scene.truth is not None and thought.errors is not None:
         truth = decode(encoder, scene.truth[0])
         tiles.append(Tile(truth[0], "truth", "", GREEN))
@@ -115,12 +120,10 @@ def _strip(path: Path, encoder: FrameEncoder, scene: Scene, thought: Thought) ->
             for frame, loss in zip(candidates, losses, strict=True)
         ]
         rows.append(Row("still wrong", wrong))
-        title += f", loss {losses[0]:.3f} → {losses[-1]:.3f}"
+        title += f", loss {' → '.join(f'{loss:.3f}' for loss in dict.fromkeys((losses[0], losses[-1])))}"
     if len(thought.states) > 1:
         rows += _rollout_rows(encoder, scene, thought)
-    draw_strip(
-        path, title, rows, "E: total energy of the candidate. Frames are decoded states. Dark: far from the truth."
-    )
+    draw_strip(path, title, rows, footnote + "Frames are decoded states. Dark: far from the truth.")
 
 
 def _rollout_rows(encoder: FrameEncoder, scene: Scene, thought: Thought) -> list[Row]:
@@ -138,6 +141,11 @@ def _rollout_rows(encoder: FrameEncoder, scene: Scene, thought: Thought) -> list
     ]
     real = [Tile(frame, "", "", GREEN) for frame in decode(encoder, scene.truth[0, shown])]
     return [Row("imagined", tiles), Row("truth", real)]
+
+
+def _full(score: str) -> str:
+    """A score's full name: energies are shown with the pull of the anchor."""
+    return "total energy" if score == "energy" else score
 
 
 def _signed(energy: float) -> str:
@@ -178,9 +186,10 @@ def _landscape(path: Path, score: ScoreFn, loaded: LoadedWorld, scene: Scene, th
     truth = scene.truth[0, 0].cpu().numpy() if scene.truth is not None and scene.truth.ndim == 3 else None
     landscape = survey(score, thought.path[0].numpy(), truth, np.random.default_rng(seed))
     steps = range(thought.energies.shape[1])
-    curves = [Curve("total energy", steps, thought.energies[0].tolist(), BLUE)]
+    score_name = thought.score or ""
+    curves = [Curve(_full(score_name), steps, thought.energies[0].tolist(), BLUE)]
     if thought.errors is not None and scene.truth is not None:
         copying = loaded.space.copying()
         beside = ("copy last", copying.loss(scene.observed[:, -1:], scene.truth[:, :1]).item()) if copying else None
         curves.append(Curve("loss to the truth", steps, thought.errors[0].tolist(), ORANGE, beside))
-    draw_landscape(path, "The energy of what happens next", landscape, curves)
+    draw_landscape(path, f"The {score_name} of what happens next", landscape, curves)

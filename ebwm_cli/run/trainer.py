@@ -47,6 +47,8 @@ class Progress:
     seconds: float = 0.0
     """Wall-clock, up to the last save."""
     updating_seconds: float = 0.0
+    deadline: float | None = None
+    """Seconds of updating after which training ends, decided once; None: after the recipe's steps."""
     averaged: int = 0
     """Updates since the last log line."""
     sums: dict[str, float] = field(default_factory=dict)
@@ -76,6 +78,7 @@ class Trainer:
         self.progress = Progress()
         self._began = time.perf_counter()
         self._since_line = 0.0, 0  # seconds and updates
+        self._fraction: float | None = None  # of the deadline, when the last update began
 
     # ------------------------------------------------------------------------------------------ advance
 
@@ -94,15 +97,40 @@ class Trainer:
     @property
     def finished(self) -> bool:
         """Whether all updates are made, or validation has stopped getting better."""
-        train = self.recipe.train
-        return self.progress.step >= train.steps or bool(train.patience and self.progress.stale >= train.patience)
+        patience = self.recipe.train.patience
+        return self._ended or bool(patience and self.progress.stale >= patience)
+
+    @property
+    def steps(self) -> int:
+        """Updates in all; with a deadline, as many as fit at the present pace."""
+        progress = self.progress
+        if progress.deadline is None or not progress.step:
+            return self.recipe.train.steps
+        if self._ended:
+            return progress.step
+        return max(round(progress.step * progress.deadline / progress.updating_seconds), progress.step + 1)
+
+    @property
+    def _ended(self) -> bool:
+        """Whether steps or time are used up."""
+        progress = self.progress
+        if progress.deadline is None:
+            return progress.step >= self.recipe.train.steps
+        return progress.updating_seconds >= progress.deadline
 
     def update(self) -> Update:
         """Make the next update, or skip it where it isn't finite; DivergedError after too many skips in a row."""
         began, train, progress = time.perf_counter(), self.recipe.train, self.progress
+        self._fraction = None if progress.deadline is None else progress.updating_seconds / progress.deadline
         states = self.loader.batch(progress.step).states.to(self.device, non_blocking=True)
         update = update_weights(
-            self.world, self.optimizer, states, train=train, seed=self.recipe.seed, step=progress.step
+            self.world,
+            self.optimizer,
+            states,
+            train=train,
+            seed=self.recipe.seed,
+            step=progress.step,
+            fraction=self._fraction,
         )
         progress.step += 1
         if update.finite:
@@ -129,7 +157,7 @@ class Trainer:
     def line(self) -> TrainLine | None:
         """The log line due now, if one is and any update since the last was finite."""
         progress, train = self.progress, self.recipe.train
-        if not progress.averaged or (progress.step % train.log_every and progress.step != train.steps):
+        if not progress.averaged or (progress.step % train.log_every and not self._ended):
             return None
         mean: dict[str, Any] = {name: value / progress.averaged for name, value in progress.sums.items()}
         seconds, updates = self._since_line
@@ -137,20 +165,20 @@ class Trainer:
         progress.averaged, progress.sums = 0, {}
         return TrainLine(
             step=progress.step,
-            steps=train.steps,
+            steps=self.steps,
             **mean,
-            learning_rate=learning_rate(progress.step - 1, train),
+            learning_rate=learning_rate(progress.step - 1, train, self._fraction),
             states_per_second=updates * train.batch_size * self.spec.context / seconds,
             seconds=self.seconds,
-            eta_seconds=self.seconds / progress.step * (train.steps - progress.step),
+            eta_seconds=self._eta_seconds,
             skipped=progress.skipped,
         )
 
     @property
     def validation_due(self) -> bool:
         """Whether the present weights should be, and have not been, validated."""
-        step, train = self.progress.step, self.recipe.train
-        return step != self.progress.validated and (step % train.validate_every == 0 or step >= train.steps)
+        step, every = self.progress.step, self.recipe.train.validate_every
+        return step != self.progress.validated and (step % every == 0 or self._ended)
 
     def validate(self, abandon: Callable[[], bool]) -> ValidationLine | None:
         """Score the (averaged) weights on held-out windows; None, changing nothing, as soon as `abandon()` says so.
@@ -222,6 +250,15 @@ class Trainer:
         return {**state.tensors["weights"], **state.tensors.get("average", {})}
 
     # ------------------------------------------------------------------------------------------ helpers
+
+    @property
+    def _eta_seconds(self) -> float:
+        """Wall-clock to the end, as what is done took."""
+        progress = self.progress
+        if progress.deadline is None:
+            return self.seconds / progress.step * (self.recipe.train.steps - progress.step)
+        left = max(progress.deadline - progress.updating_seconds, 0.0)
+        return self.seconds / progress.updating_seconds * left
 
     def _averaged(self) -> Any:
         return self.average.applied() if self.average else nullcontext()

@@ -21,7 +21,11 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 """denoiser(noisy point (B, T', E), level (B, T')) -> clean candidate (B, T', D)."""
 
 LAST_TIME = 0.02
-"""Time of the last denoising step: what noise is left is 3 % of the signal."""
+"""Time at which the last candidate is held against what is said then: what noise is left is 3 % of the signal."""
+
+PURE = 8.0
+"""Largest size of a level: beyond it the weaker of signal and noise has 3e-4 of the variance, and all levels are one.
+Else the level at time 1, where denoising starts, would lie far outside all that training draws."""
 
 
 def signal_and_noise(time: Tensor) -> tuple[Tensor, Tensor]:
@@ -31,14 +35,15 @@ def signal_and_noise(time: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def level_of(time: Tensor) -> Tensor:
-    """ln(s^2 / n^2), kept within +-20."""
+    """ln(s^2 / n^2), kept within +-PURE."""
     signal, noise = signal_and_noise(time)
-    return 2 * (signal.clamp_min(1e-12).log() - noise.clamp_min(1e-12).log()).clamp(-10, 10)
+    return 2 * (signal.clamp_min(1e-12).log() - noise.clamp_min(1e-12).log()).clamp(-PURE / 2, PURE / 2)
 
 
 def times_of(steps: int) -> list[float]:
-    """Times of `steps` denoising steps, from 1 (nothing but noise) down towards LAST_TIME, evenly spread."""
-    return [1 - (1 - LAST_TIME) * step / max(steps - 1, 1) for step in range(steps)]
+    """Times of `steps` denoising steps, from 1 (nothing but noise) down, and the time after the last: evenly spread, to
+    LAST_TIME. Without a step, 1 alone."""
+    return [1 - (1 - LAST_TIME) * step / max(steps, 1) for step in range(steps + 1)]
 
 
 def denoise(
@@ -51,15 +56,14 @@ def denoise(
     geometry: Geometry = EUCLIDEAN,
     stopping: Stopping | None = None,
     record: bool = False,
-    measure: bool = True,
 ) -> Trajectory:
     """Take `steps` denoising steps from `noise` (B, T', E), standard normal, for points whose numbers have std `unit`.
 
     Candidates are the clean estimates, the first one `start` (B, T', D): what is said before anything was denoised. The
-    energy of a candidate is its denoising error, the mean square by which the next step's estimate differs from it, in
-    units of `unit`^2; the last one's takes one more pass, made where `measure` says so. `stopping` sees those energies.
+    energy of a candidate is its denoising error, the mean square by which the next estimate, made of less noise,
+    differs from it, in units of `unit`^2; the last one's takes one more pass. `stopping` sees those energies.
     """
-    noisy, current = noise * unit, start
+    noisy, current, point = noise * unit, start, geometry.point(start)
     energies: list[Tensor] = []
     sizes: list[Tensor] = []
     path = [start]
@@ -69,34 +73,29 @@ def denoise(
     for step, now in enumerate(times):
         time = torch.full(start.shape[:2], now, device=start.device, dtype=start.dtype)
         estimate = denoiser(noisy, level_of(time))
-        clean, before = geometry.point(estimate), geometry.point(current)
-        error = _error(clean, before, unit)
+        clean = geometry.point(estimate)
+        error = ((clean - point) / unit).square().mean(-1)
         if going is not None:  # a position that stopped repeats itself
             error = torch.where(going, error, energies[-1])
         energies.append(error)
+        if step == steps:
+            break
         going = stopping.going(energies) if stopping else None
         if going is not None and not going.any():
             break
         moved = estimate if going is None else torch.where(going[..., None], estimate, current)
+        point = clean if going is None else torch.where(going[..., None], clean, point)
         sizes.append(torch.linalg.vector_norm(moved - current, dim=-1) / math.sqrt(moved.shape[-1]))
         used += 1 if going is None else going
         current = moved
         if record:
             path.append(current)
-        later = torch.full_like(time, times[step + 1] if step + 1 < steps else LAST_TIME)
-        noisy = _noised(noisy, clean, time, later)
-    else:
-        if measure:
-            time = torch.full(start.shape[:2], LAST_TIME, device=start.device, dtype=start.dtype)
-            if not steps:
-                time = torch.ones_like(time)
-            error = _error(geometry.point(denoiser(noisy, level_of(time))), geometry.point(current), unit)
-            energies.append(error if going is None else torch.where(going, error, energies[-1]))
+        noisy = _noised(noisy, clean, time, torch.full_like(time, times[step + 1]))
     nothing = start.new_zeros(*start.shape[:2], 0)
     return Trajectory(
         start=start,
         final=current,
-        energies=torch.stack(energies, -1) if energies else nothing,
+        energies=torch.stack(energies, -1),
         moves=torch.stack(sizes, -1) if sizes else nothing,
         steps_used=used,
         path=torch.stack(path, 2) if record else None,
@@ -108,7 +107,3 @@ def _noised(noisy: Tensor, clean: Tensor, time: Tensor, later: Tensor) -> Tensor
     (signal, noise), (next_signal, next_noise) = signal_and_noise(time), signal_and_noise(later)
     eps = (noisy - signal[..., None] * clean) / noise[..., None]
     return next_signal[..., None] * clean + next_noise[..., None] * eps
-
-
-def _error(clean: Tensor, before: Tensor, unit: float) -> Tensor:
-    return ((clean - before) / unit).square().mean(-1)

@@ -112,7 +112,7 @@ def diffusion_flops(model: DiffusionSection, spec: StateSpec, think: ThinkSectio
     proposed = 3 * (trunk + length * space.head) + length * (2 * space.propose + 3 * level - 2.0 * 2 * WAVES * HIDDEN)
     one = trunk_flops(model, 1, length)
     denoised = one + space.propose + level + space.head
-    passes = think.samples * (think.steps * (denoised + space.point) + denoised + space.point)
-    # Every estimate is placed twice, as itself and as what the next one is held against.
-    per_state = passes + think.samples * (think.steps + 1) * space.point + one + space.read
+    # One more pass than steps, which judges the last; the start is placed too.
+    passes = think.samples * ((think.steps + 1) * (denoised + space.point) + space.point)
+    per_state = passes + one + space.read
     return Flops(observed + proposed, per_state)

@@ -22,6 +22,8 @@ from ebwm_cli.world.protocol import Prediction
 
 JUDGED_TIMES = (0.3, 0.5, 0.7)
 """Times at which a candidate is noised to be judged."""
+BLIND = 0.1
+"""Training draws times from 0 to 1 + this, of which those past 1 are 1: nothing but noise, where denoising starts."""
 
 
 class DiffusionWorld(ObservingWorld):
@@ -35,7 +37,7 @@ class DiffusionWorld(ObservingWorld):
         context, target = states[:, :-1], states[:, 1:]
         memory = self.observe(self._blurred(context, rng))
         clean = self.space.point_of(target).detach()  # (B, T, E): noise is added to what embeddings are, not to learn
-        time = uniform(target.shape[:2], rng, clean)
+        time = (uniform(target.shape[:2], rng, clean) * (1 + BLIND)).clamp_max(1)  # (B, T)
         signal, noise = (each[..., None] for each in signal_and_noise(time))
         noisy = signal * clean + noise * self.space.unit * gaussian(clean.shape, rng, clean)
         return self._read_out(context, self._hidden(noisy, level_of(time), memory, None), target), {}
@@ -61,7 +63,7 @@ class DiffusionWorld(ObservingWorld):
         run = denoise(
             lambda noisy, level: self._estimate(noisy, level, memory, where),
             start,
-            gaussian(self.space.point(start).shape, rng, start),
+            gaussian(self.space.point_of(states).shape, rng, start),
             steps=think.steps,
             unit=self.space.unit,
             geometry=self.space,

@@ -58,13 +58,23 @@ def gradient(world: nn.Module, states: Tensor, *, parts: int, seed: int, step: i
 
 
 def update_weights(
-    world: nn.Module, optimizer: torch.optim.Optimizer, states: Tensor, *, train: TrainSection, seed: int, step: int
+    world: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    states: Tensor,
+    *,
+    train: TrainSection,
+    seed: int,
+    step: int,
+    fraction: float | None = None,
 ) -> Update:
-    """Make update number `step`, counted from 0, with windows `states` (B, T+1, D); skip it where it isn't finite."""
+    """Make update number `step`, counted from 0, with windows `states` (B, T+1, D); skip it where it isn't finite.
+
+    `fraction` of the training is over, where not steps but a clock ends it.
+    """
     optimizer.zero_grad(set_to_none=True)
     loss, measures = gradient(world, states, parts=train.accumulate, seed=seed, step=step)
     norm = nn.utils.clip_grad_norm_(world.parameters(), train.clip_norm or math.inf)
-    set_learning_rate(optimizer, step, train)
+    set_learning_rate(optimizer, step, train, fraction)
     values = torch.stack([loss, norm, *measures.values()]).tolist()  # the only wait for the device
     update = Update(values[0], values[1], dict(zip(measures, values[2:], strict=True)))
     if update.finite:
