@@ -53,6 +53,8 @@ class StateSpace(Protocol):
     """Whether `start` is a forecast of its own, to be learned."""
     unit: float
     """Std of the numbers of a point."""
+    noise_shift: float
+    """By how much more noise than of the signal's size a point is told from others; where a schedule has its middle."""
     in_nats: bool
     """Whether `distance` is -ln p(target), so that exp of its mean is a perplexity."""
 
@@ -147,6 +149,7 @@ class LatentSpace(nn.Module):
 
     in_nats = False
     unit = 1.0
+    noise_shift = 1.0
     doubt_name = "size of the predicted move"
     near_miss_name = f"true states with noise of {NEAR_MISS:.0%} of a state's std"
 

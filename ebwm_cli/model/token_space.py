@@ -59,6 +59,8 @@ class TokenSpace(nn.Module):
         self.forecasts = start == "forecast"
         self.scale = math.sqrt(width)
         self.unit = 1 / self.scale
+        # One of V tokens is told from the others through noise sqrt(W / (2 ln V)) times its size.
+        self.noise_shift = math.sqrt(width / (2 * math.log(max(vocab_size, 2))))
         self.vocab_size = vocab_size
         self._rule: Callable[[Tensor, Tensor, float | Tensor], Tensor] = {
             "mirror": self._mirror,

@@ -1,7 +1,8 @@
 """Denoising: from noise to a state along a falling noise level, by DDIM (arXiv 2010.02502, eq. 12 with sigma = 0).
 
-x = s y + n eps, s^2 + n^2 = 1, level = ln(s^2 / n^2); the cosine schedule (arXiv 2102.09672) has s = cos(pi t / 2) at
-time t. A step takes the denoiser's clean estimate y' of x and makes x' = s' y' + n' (x - s y') / n. Knows no network.
+x = s y + n eps, s^2 + n^2 = 1, level = ln(s^2 / n^2); the cosine schedule (arXiv 2102.09672) has n / s = tan(pi t / 2)
+at time t, and shifted (arXiv 2301.11093) `shift` times that. A step takes the denoiser's clean estimate y' of x and
+makes x' = s' y' + n' (x - s y') / n. Knows no network.
 """
 
 # B batch, T' candidate positions, D state size, K denoising steps
@@ -28,15 +29,17 @@ PURE = 8.0
 Else the level at time 1, where denoising starts, would lie far outside all that training draws."""
 
 
-def signal_and_noise(time: Tensor) -> tuple[Tensor, Tensor]:
-    """s = cos(pi t / 2) and n = sin(pi t / 2) of times in [0, 1]."""
+def signal_and_noise(time: Tensor, shift: float = 1.0) -> tuple[Tensor, Tensor]:
+    """s and n of times in [0, 1], n / s = shift tan(pi t / 2)."""
     angle = time * (math.pi / 2)
-    return angle.cos(), angle.sin()
+    signal, noise = angle.cos(), shift * angle.sin()
+    size = (signal.square() + noise.square()).sqrt()
+    return signal / size, noise / size
 
 
-def level_of(time: Tensor) -> Tensor:
+def level_of(time: Tensor, shift: float = 1.0) -> Tensor:
     """ln(s^2 / n^2), kept within +-PURE."""
-    signal, noise = signal_and_noise(time)
+    signal, noise = signal_and_noise(time, shift)
     return 2 * (signal.clamp_min(1e-12).log() - noise.clamp_min(1e-12).log()).clamp(-PURE / 2, PURE / 2)
 
 
@@ -53,11 +56,13 @@ def denoise(
     *,
     steps: int,
     unit: float = 1.0,
+    shift: float = 1.0,
     geometry: Geometry = EUCLIDEAN,
     stopping: Stopping | None = None,
     record: bool = False,
 ) -> Trajectory:
-    """Take `steps` denoising steps from `noise` (B, T', E), standard normal, for points whose numbers have std `unit`.
+    """Take `steps` denoising steps from `noise` (B, T', E), standard normal, for points whose numbers have std `unit`,
+    on the schedule shifted by `shift`.
 
     Candidates are the clean estimates, the first one `start` (B, T', D): what is said before anything was denoised. The
     energy of a candidate is its denoising error, the mean square by which the next estimate, made of less noise,
@@ -72,7 +77,7 @@ def denoise(
     going: Tensor | None = None
     for step, now in enumerate(times):
         time = torch.full(start.shape[:2], now, device=start.device, dtype=start.dtype)
-        estimate = denoiser(noisy, level_of(time))
+        estimate = denoiser(noisy, level_of(time, shift))
         clean = geometry.point(estimate)
         error = ((clean - point) / unit).square().mean(-1)
         if going is not None:  # a position that stopped repeats itself
@@ -90,7 +95,7 @@ def denoise(
         current = moved
         if record:
             path.append(current)
-        noisy = _noised(noisy, clean, time, torch.full_like(time, times[step + 1]))
+        noisy = _noised(noisy, clean, time, torch.full_like(time, times[step + 1]), shift)
     nothing = start.new_zeros(*start.shape[:2], 0)
     return Trajectory(
         start=start,
@@ -102,8 +107,8 @@ def denoise(
     )
 
 
-def _noised(noisy: Tensor, clean: Tensor, time: Tensor, later: Tensor) -> Tensor:
+def _noised(noisy: Tensor, clean: Tensor, time: Tensor, later: Tensor, shift: float) -> Tensor:
     """x' = s' y' + n' (x - s y') / n."""
-    (signal, noise), (next_signal, next_noise) = signal_and_noise(time), signal_and_noise(later)
+    (signal, noise), (next_signal, next_noise) = signal_and_noise(time, shift), signal_and_noise(later, shift)
     eps = (noisy - signal[..., None] * clean) / noise[..., None]
     return next_signal[..., None] * clean + next_noise[..., None] * eps

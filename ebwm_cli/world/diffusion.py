@@ -22,8 +22,9 @@ from ebwm_cli.world.protocol import Prediction
 
 JUDGED_TIMES = (0.3, 0.5, 0.7)
 """Times at which a candidate is noised to be judged."""
-BLIND = 0.1
-"""Training draws times from 0 to 1 + this, of which those past 1 are 1: nothing but noise, where denoising starts."""
+BLIND = 0.5
+"""Training draws times from 0 to 1 + this, of which those past 1 are 1: nothing but noise, where denoising starts, and
+where the one step is made that says the mean of what may come."""
 
 
 class DiffusionWorld(ObservingWorld):
@@ -38,9 +39,11 @@ class DiffusionWorld(ObservingWorld):
         memory = self.observe(self._blurred(context, rng))
         clean = self.space.point_of(target).detach()  # (B, T, E): noise is added to what embeddings are, not to learn
         time = (uniform(target.shape[:2], rng, clean) * (1 + BLIND)).clamp_max(1)  # (B, T)
-        signal, noise = (each[..., None] for each in signal_and_noise(time))
+        signal, noise = (each[..., None] for each in signal_and_noise(time, self.space.noise_shift))
         noisy = signal * clean + noise * self.space.unit * gaussian(clean.shape, rng, clean)
-        return self._read_out(context, self._hidden(noisy, level_of(time), memory, None), target), {}
+        return self._read_out(
+            context, self._hidden(noisy, level_of(time, self.space.noise_shift), memory, None), target
+        ), {}
 
     @torch.no_grad()
     def predict(
@@ -66,6 +69,7 @@ class DiffusionWorld(ObservingWorld):
             gaussian(self.space.point_of(states).shape, rng, start),
             steps=think.steps,
             unit=self.space.unit,
+            shift=self.space.noise_shift,
             geometry=self.space,
             stopping=EnergySettled(think.tolerance) if think.stop == "energy" else None,
             record=record,
@@ -109,9 +113,9 @@ class DiffusionWorld(ObservingWorld):
     def _noised(self, point: Tensor, time: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Points (B, P, E) with noise, one draw for all batch items and positions, and its level (B, P)."""
         times = torch.full(point.shape[:2], time, device=point.device, dtype=point.dtype)
-        signal, noise = (each[..., None] for each in signal_and_noise(times))
+        signal, noise = (each[..., None] for each in signal_and_noise(times, self.space.noise_shift))
         eps = gaussian(point.shape[-1:], rng, point)
-        return signal * point + noise * self.space.unit * eps, level_of(times)
+        return signal * point + noise * self.space.unit * eps, level_of(times, self.space.noise_shift)
 
     def _estimate(self, noisy: Tensor, level: Tensor, memory: Memory, where: Tensor | None) -> Tensor:
         """The clean candidates (B, P, D) behind noisy points after the states `where` (None: the last P)."""
