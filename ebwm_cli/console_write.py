@@ -63,9 +63,10 @@ def _generate(report: GenerateReport) -> RenderableType:
         ends = f"{number(min(report.energies))} to {number(max(report.energies))}"
         facts.add(report.score, Text(sparkline(report.energies, 48), LABEL), ends)
     facts.add("probability", Text(sparkline(report.probabilities, 48), LABEL), "of each token")
-    used = report.steps_used
-    spent = f"{min(used)} to {max(used)}" if min(used) != max(used) else f"{used[0]}"
-    facts.add("steps", spent, f"{sum(used) / len(used):.1f} per token")
+    if report.score:
+        used = report.steps_used
+        spent = f"{min(used)} to {max(used)}" if min(used) != max(used) else f"{used[0]}"
+        facts.add("steps", spent, f"{sum(used) / len(used):.1f} per token")
     facts.add("model", safe(report.checkpoint))
     below = [Text(safe(file), LABEL) for file in report.files]
     prompt = Text("\n".join(map(safe, report.prompt.split("\n"))), QUIET)

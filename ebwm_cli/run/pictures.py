@@ -100,7 +100,8 @@ def draw_strip(path: Path, title: str, rows: Sequence[Row], footnote: str = "") 
 
 
 def draw_landscape(path: Path, title: str, landscape: Landscape, curves: Sequence[Curve]) -> None:
-    """Contours of the energy with the descent drawn on them, and `curves` against the descent step beside them."""
+    """Contours of the energy with the descent drawn on them, and `curves` against the descent step beside them, of
+    which the first is that energy."""
     figure = page(10.6, 5.8)
     axes = figure.add_axes((0.075, 0.115, 0.77 * 5.8 / 10.6, 0.77))  # square, as both axes have one unit
     levels = _levels(landscape)
@@ -126,7 +127,7 @@ def draw_landscape(path: Path, title: str, landscape: Landscape, curves: Sequenc
     bar = figure.colorbar(filled, cax=figure.add_axes((0.515, 0.115, 0.013, 0.77)), spacing="proportional")
     bar.locator = MaxNLocator(7)  # pyright: ignore[reportAttributeAccessIssue]
     bar.update_ticks()
-    bar.set_label("total energy", color=INK, fontsize=9)
+    bar.set_label(curves[0].name, color=INK, fontsize=9)
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     bar.ax.tick_params(length=0, labelsize=8, colors=INK)
     _draw_panels(figure, curves, (0.68, 0.115, 0.295, 0.83), "descent step")

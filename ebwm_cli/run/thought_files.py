@@ -120,7 +120,7 @@ def _strip(path: Path, encoder: FrameEncoder, scene: Scene, thought: Thought) ->
             for frame, loss in zip(candidates, losses, strict=True)
         ]
         rows.append(Row("still wrong", wrong))
-        title += f", loss {' → '.join(f'{loss:.3f}' for loss in dict.fromkeys((losses[0], losses[-1])))}"
+        title += f", loss {' → '.join(f'{loss:.4f}' for loss in dict.fromkeys((losses[0], losses[-1])))}"
     if len(thought.states) > 1:
         rows += _rollout_rows(encoder, scene, thought)
     draw_strip(path, title, rows, footnote + "Frames are decoded states. Dark: far from the truth.")
