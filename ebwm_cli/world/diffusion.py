@@ -15,9 +15,8 @@ from torch import Tensor
 from ebwm_cli.model.state_space import gaussian, uniform
 from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.sampler.denoising import denoise, level_of, signal_and_noise
-from ebwm_cli.sampler.selection import lowest_energy, take
 from ebwm_cli.sampler.stopping import EnergySettled
-from ebwm_cli.world.observing import Memory, ObservingWorld
+from ebwm_cli.world.observing import Memory, ObservingWorld, best_of
 from ebwm_cli.world.protocol import Prediction
 
 JUDGED_TIMES = (0.3, 0.5, 0.7)
@@ -58,9 +57,7 @@ class DiffusionWorld(ObservingWorld):
         """Denoise `think.samples` draws of noise in `think.steps` steps for each of the last `positions` states, all
         against one Memory, and keep the lowest denoising error."""
         count, samples = positions or memory.length, think.samples
-        where = None
-        if samples > 1:
-            where = torch.arange(memory.length - count, memory.length, device=memory.states.device).repeat(samples)
+        where = memory.positions(count, samples)
         states = torch.cat([memory.states[:, -count:]] * samples, 1)  # (B, M*P, ...), sample by sample
         start = self.space.blank(states)
         run = denoise(
@@ -74,22 +71,7 @@ class DiffusionWorld(ObservingWorld):
             stopping=EnergySettled(think.tolerance) if think.stop == "energy" else None,
             record=record,
         )
-
-        def by_position(x: Tensor) -> Tensor:  # (B, M*P, ...) -> (B, P, M, ...)
-            return x.unflatten(1, (samples, count)).transpose(1, 2)
-
-        sample_energies = by_position(run.energies[..., -1])
-        best = lowest_energy(sample_energies)
-        return Prediction(
-            state=take(by_position(run.final), best),
-            start=take(by_position(run.start), best),
-            energies=take(by_position(run.energies), best),
-            moves=take(by_position(run.moves), best),
-            steps_used=take(by_position(run.steps_used), best),
-            sample_states=by_position(run.final),
-            sample_energies=sample_energies,
-            path=take(by_position(run.path), best) if run.path is not None else None,
-        )
+        return best_of(run, samples)
 
     @torch.no_grad()
     def judge(self, candidate: Tensor, memory: Memory, start: Tensor | None = None) -> Tensor:

@@ -22,10 +22,9 @@ from ebwm_cli.recipe.model import EbtSection
 from ebwm_cli.recipe.schema import StateSpec, ThinkSection
 from ebwm_cli.sampler.descent import EnergyFn, Move, descend, total_energy
 from ebwm_cli.sampler.schedule import draw_count, draw_step_scale
-from ebwm_cli.sampler.selection import lowest_energy, take
 from ebwm_cli.sampler.stopping import EnergySettled
 from ebwm_cli.world.gradient import RunningLoss
-from ebwm_cli.world.observing import Memory, ObservingWorld
+from ebwm_cli.world.observing import Memory, ObservingWorld, best_of
 from ebwm_cli.world.protocol import Prediction
 
 SMALLEST_STEP_SIZE = 1e-4
@@ -172,9 +171,7 @@ class EnergyWorld(ObservingWorld):
         """Descend `think.samples` times for each of the last `positions` states, all against one Memory, and keep the
         lowest energy. The first sample starts where training does, the others `think.start_noise` away from it."""
         count, samples = positions or memory.length, think.samples
-        where = None
-        if samples > 1:
-            where = torch.arange(memory.length - count, memory.length, device=memory.states.device).repeat(samples)
+        where = memory.positions(count, samples)
         states, hidden = memory.states[:, -count:], memory.kept.hidden[:, -count:]
         # (B, M*P, D), sample by sample
         origin = self.space.start(torch.cat([states] * samples, 1), torch.cat([hidden] * samples, 1), rng)
@@ -196,23 +193,7 @@ class EnergyWorld(ObservingWorld):
             record=record,
             geometry=self.space,
         )
-
-        def by_position(x: Tensor) -> Tensor:  # (B, M*P, ...) -> (B, P, M, ...)
-            return x.unflatten(1, (samples, count)).transpose(1, 2)
-
-        sample_energies = by_position(run.energies[..., -1])
-        best = lowest_energy(sample_energies)
-        return Prediction(
-            state=take(by_position(run.final), best),
-            start=take(by_position(run.start), best),
-            energies=take(by_position(run.energies), best),
-            moves=take(by_position(run.moves), best),
-            steps_used=take(by_position(run.steps_used), best),
-            sample_states=by_position(run.final),
-            sample_energies=sample_energies,
-            path=take(by_position(run.path), best) if run.path is not None else None,
-            origin=take(by_position(origin), best),
-        )
+        return best_of(run, samples, origin)
 
     @torch.no_grad()
     def hidden(self, candidate: Tensor, memory: Memory) -> Tensor:

@@ -1,4 +1,4 @@
-"""What all kinds of world share: reading true states into a Memory, once each.
+"""What all kinds of world share: reading true states into a Memory, once each, and keeping the best of several samples.
 
 memory = observe(x_1 .. x_t); the oldest states are forgotten as soon as there are more than the context holds. Knows no
 candidate and no loss.
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from ebwm_cli.model.state_space import gaussian, uniform
 from ebwm_cli.recipe.model import ModelSection
 from ebwm_cli.recipe.schema import StateSpec, ThinkSection
+from ebwm_cli.sampler.descent import Trajectory
+from ebwm_cli.sampler.selection import lowest_energy, take
 from ebwm_cli.world.gradient import RunningLoss
 from ebwm_cli.world.protocol import Prediction
 
@@ -40,6 +42,35 @@ class Memory:
     def last(self, count: int) -> Memory:
         """This memory with all but the newest `count` states forgotten."""
         return Memory(self.kept.last(count), self.states[:, -count:])
+
+    def positions(self, count: int, samples: int) -> Tensor | None:
+        """The remembered states that candidates follow, (M*P,), sample by sample, where there are several of each of
+        the last `count`; None: one each."""
+        if samples == 1:
+            return None
+        return torch.arange(self.length - count, self.length, device=self.states.device).repeat(samples)
+
+
+def best_of(run: Trajectory, samples: int, origin: Tensor | None = None) -> Prediction:
+    """What a run of `samples` candidates for each position (B, M*P, ...), sample by sample, arrived at: of each
+    position the one with the lowest final energy."""
+
+    def by_position(x: Tensor) -> Tensor:  # (B, M*P, ...) -> (B, P, M, ...)
+        return x.unflatten(1, (samples, -1)).transpose(1, 2)
+
+    sample_energies = by_position(run.energies[..., -1])
+    best = lowest_energy(sample_energies)
+    return Prediction(
+        state=take(by_position(run.final), best),
+        start=take(by_position(run.start), best),
+        energies=take(by_position(run.energies), best),
+        moves=take(by_position(run.moves), best),
+        steps_used=take(by_position(run.steps_used), best),
+        sample_states=by_position(run.final),
+        sample_energies=sample_energies,
+        path=take(by_position(run.path), best) if run.path is not None else None,
+        origin=take(by_position(origin), best) if origin is not None else None,
+    )
 
 
 class ObservingWorld(nn.Module, ABC):
