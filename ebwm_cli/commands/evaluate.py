@@ -70,9 +70,9 @@ def evaluate(
     at most half the context. `stride` is how many states apart windows begin; each predicts its last so many (None: a
     whole context), so that a smaller stride gives every prediction a longer past. `most_windows` bounds how many are
     looked at (None: as many as make PREDICTIONS). `questions` is a jsonl file of {prompt, answer[, choices]} for models
-    of text. `data` must hold states of the
-    checkpoint's own encoder; `against` are other checkpoints trained on the same set, compared window by window. Models
-    that predict in one pass have no steps and samples to compare. Raises UsageError, DataError, CheckpointError.
+    of text. `data` must hold states of the checkpoint's own encoder; `against` are other checkpoints trained on the
+    same set, compared window by window. Models that predict in one pass have no steps and samples to compare. Raises
+    UsageError, DataError, CheckpointError.
     """
     began = time.perf_counter()
     _check(steps, samples, rollout, stride)

@@ -21,7 +21,8 @@ import naive
 
 from ebwm_cli.recipe.model import DescentSection, EbtSection
 from ebwm_cli.recipe.schema import StateSpec, ThinkSection
-from ebwm_cli.world.build import build_world, trunk_flops
+from ebwm_cli.world.build import build_world
+from ebwm_cli.world.costs import trunk_flops
 
 SIZE = {"layers": 6, "width": 384, "heads": 6}
 
