@@ -157,16 +157,16 @@ def test_of_a_large_state_a_few_windows_are_learned_at_once(kind, modality, at_o
         loss, _ = world.loss(windows(modality, 5), rng())
         (3 * loss).backward()
         with torch.no_grad():
-            assert torch.allclose(world.loss(windows(modality, 5), rng())[0], loss, atol=1e-6)
+            assert torch.allclose(world.loss(windows(modality, 5), rng())[0], loss, atol=1e-5)
         return loss.detach(), gradients(world)
 
     loss, whole = learn()
     monkeypatch.setattr(observing, "NUMBERS_AT_ONCE", at_once * CONTEXT * SPECS[modality].state_dim)
     in_parts, found = learn()
-    assert torch.allclose(in_parts, loss, atol=1e-6)
+    assert torch.allclose(in_parts, loss, atol=1e-5)
     assert found.keys() == whole.keys()
     for name, gradient in found.items():
-        assert torch.allclose(gradient, whole[name], rtol=1e-4, atol=1e-6), name
+        assert torch.allclose(gradient, whole[name], rtol=1e-4, atol=1e-5), name
 
 
 @every_world
@@ -378,8 +378,8 @@ def test_stopping_on_energy_spends_fewer_steps(kind, modality):
     for b in range(3):
         for t in range(CONTEXT):
             used = int(run.steps_used[b, t])
-            assert torch.allclose(run.state[b, t], whole.path[b, t, used], atol=1e-6)
-            assert torch.allclose(run.energy[b, t], whole.energies[b, t, used], atol=1e-6)
+            assert torch.allclose(run.state[b, t], whole.path[b, t, used], atol=1e-5)
+            assert torch.allclose(run.energy[b, t], whole.energies[b, t, used], atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["ebt", "diffusion"])
