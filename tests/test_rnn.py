@@ -1,4 +1,4 @@
-"""The recurrent network: torch's own cell between two norms, and a memory that never ends."""
+"""The recurrent network: torch's own cell between two norms, a way past it, and a memory that never ends."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ def network_of(cell: str) -> RecurrentNetwork:
     with torch.no_grad():
         for norm in (network.norm_in, network.norm):
             norm.weight += 0.3 * torch.randn(WIDTH)
+        assert not network.past.weight.any()  # the way past the gates opens in training
+        network.past.weight += torch.randn(WIDTH, WIDTH)
     return network
 
 
@@ -33,14 +35,18 @@ def norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return F.rms_norm(x, (WIDTH,), weight, eps=1e-5)
 
 
+def past(network: RecurrentNetwork, states: torch.Tensor) -> torch.Tensor:
+    return states @ network.past.weight.T
+
+
 @each_cell
-def test_it_is_torchs_cell_on_a_normed_residual_stream(cell):
+def test_it_is_torchs_cell_beside_a_linear_way_past_it(cell):
     network, states = network_of(cell), states_of()
     plain = {"gru": nn.GRU, "lstm": nn.LSTM}[cell](WIDTH, WIDTH, LAYERS, batch_first=True).double()
     plain.load_state_dict(network.cell.state_dict())
     out, after = plain(norm(states, network.norm_in.weight))
     memory = network.observe(states)
-    assert torch.allclose(memory.hidden, norm(states + out, network.norm.weight), atol=1e-12)
+    assert torch.allclose(memory.hidden, norm(past(network, states) + out, network.norm.weight), atol=1e-12)
     expected = after if cell == "lstm" else (after,)
     assert len(memory.cell) == len(expected)
     assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(memory.cell, expected, strict=True))
@@ -68,7 +74,9 @@ def test_its_recurrence_is_the_textbook_one(cell):
                 h = torch.sigmoid(o) * torch.tanh(c)
             outs.append(h)
         stream = torch.stack(outs, 1)
-    assert torch.allclose(network.observe(states).hidden, norm(states + stream, network.norm.weight), atol=1e-12)
+    assert torch.allclose(
+        network.observe(states).hidden, norm(past(network, states) + stream, network.norm.weight), atol=1e-12
+    )
 
 
 @each_cell

@@ -1,7 +1,8 @@
-"""The recurrent network: h_t = norm(x_t + GRU(norm(x))_t), GRU (arXiv 1406.1078) or LSTM (Neural Comput. 9, 1735).
+"""The recurrent network: h_t = norm(P x_t + GRU(norm(x))_t), GRU (arXiv 1406.1078) or LSTM (Neural Comput. 9, 1735).
 
-It remembers a vector per layer where attention remembers every state, so one more state costs the same however many
-came before. Knows no candidate and no loss.
+P, which starts at 0, is the way past the gates: what follows a state whatever came before need not be squeezed through
+them. It remembers a vector per layer where attention remembers every state, so one more state costs the same however
+many came before. Knows no candidate and no loss.
 """
 
 # B batch, T observed positions, W width, L layers
@@ -42,6 +43,8 @@ class RecurrentNetwork(nn.Module):
         super().__init__()
         self.norm_in = RMSNorm(width)
         self.cell = {"gru": nn.GRU, "lstm": nn.LSTM}[cell](width, width, layers, batch_first=True)
+        self.past = nn.Linear(width, width, bias=False)
+        nn.init.zeros_(self.past.weight)
         self.norm = RMSNorm(width)
         for name, parameter in self.cell.named_parameters():  # as torch has them: uniform, 1 / sqrt(width)
             if name.startswith("weight_hh"):
@@ -54,7 +57,7 @@ class RecurrentNetwork(nn.Module):
         if memory is not None and not isinstance(self.cell, nn.LSTM):
             (before,) = memory.cell
         out, after = self.cell(self.norm_in(observed), before)
-        hidden = self.norm(observed + out)
+        hidden = self.norm(self.past(observed) + out)
         if memory:
             hidden = torch.cat([memory.hidden, hidden], dim=1)
         return RecurrentMemory(after if isinstance(after, tuple) else (after,), hidden)

@@ -98,7 +98,7 @@ def transformer_flops(model: TransformerSection, spec: StateSpec, think: ThinkSe
 def rnn_flops(model: RnnSection, spec: StateSpec, think: ThinkSection, space: SpaceCost) -> Flops:
     """Of one pass, whatever the thinking."""
     length = spec.context
-    one = 2.0 * model.layers * GATES[model.cell] * 2 * model.width * model.width
+    one = 2.0 * (2 * model.layers * GATES[model.cell] + 1) * model.width * model.width
     return Flops(length * (3 * (one + space.head) + 2 * space.read), one + space.read + space.head)
 
 
