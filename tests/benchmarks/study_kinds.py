@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +49,15 @@ def energy_jobs(folder: Path, seeds: int) -> list[Job]:
 
 
 def rival_jobs(folder: Path, energies: list[dict[str, Any]]) -> Iterator[Job]:
-    """Of every seed, kind and budget; `energies` (S,) are the reports of the energy model's trainings."""
-    for seed, known in enumerate(energies):
-        for kind in RIVALS:
-            for budget in BUDGETS:
-                recipe, words = folder / f"{kind}-{budget}.yaml", [f"seed={seed}"]
-                if budget == "seconds":  # numbers, as they are known now
-                    recipe = folder / f"{kind}-updates.yaml"
-                    words += ["model.match.of=null", f"model.match.params={known['params']}"]
-                    words += [f"model.match.seconds={known['updating_seconds']:.2f}"]
-                yield Job([str(recipe), *words], folder / f"{kind}-{budget}-{seed}")
+    """Of every budget, seed and kind, what a clock ends last; `energies` (S,) are the reports of the energy model's
+    trainings."""
+    for budget, (seed, known), kind in product(BUDGETS, enumerate(energies), RIVALS):
+        recipe, words = folder / f"{kind}-{budget}.yaml", [f"seed={seed}"]
+        if budget == "seconds":  # numbers, as they are known now
+            recipe = folder / f"{kind}-updates.yaml"
+            words += ["model.match.of=null", f"model.match.params={known['params']}"]
+            words += [f"model.match.seconds={known['updating_seconds']:.2f}"]
+        yield Job([str(recipe), *words], folder / f"{kind}-{budget}-{seed}")
 
 
 def compare(folder: Path, data: Path, seeds: int) -> list[EvalReport]:
