@@ -1,4 +1,4 @@
-"""Every shipped recipe parses, plans, and trains two steps."""
+"""Every shipped recipe parses and plans; all but the paper's, which have tests of their own, train two steps."""
 
 import pytest
 from small_set import make_set
@@ -59,7 +59,7 @@ def test_it_plans_with_published_parameter_counts(name):
         assert foreseen.params_non_embedding == pytest.approx(published * 1e6, rel=0.02)
 
 
-@pytest.mark.parametrize("name", shipped_recipes())
+@pytest.mark.parametrize("name", [name for name in shipped_recipes() if not name.startswith("paper/")])
 def test_it_trains_two_steps(name, prepared, tmp_path):
     full = load_recipe(name)
     batch = max(2, full.train.accumulate)
@@ -75,8 +75,3 @@ def test_it_trains_two_steps(name, prepared, tmp_path):
     assert isinstance(reports[-1], TrainReport)
     assert reports[-1].skipped == 0
     assert (tmp_path / "run" / "model.safetensors").is_file()
-
-
-def test_the_published_form_is_without_anchor_and_free_steps():
-    descent = load_recipe("paper/video_ebt_s1_xxs").model.descent
-    assert (descent.anchor, descent.free_steps, descent.steps) == (0, (0, 0), 2)

@@ -45,13 +45,22 @@ class Loader:
     """
 
     def __init__(
-        self, split: Split, batch_size: int, seed: int, context: int | None = None, *, mix: bool = False
+        self,
+        split: Split,
+        batch_size: int,
+        seed: int,
+        context: int | None = None,
+        *,
+        mix: bool = False,
+        share: float = 1.0,
     ) -> None:
-        """`context` states of context per window, at most the set's (None: the set's); `mix` windows in pairs. Raises
-        DataError where the split holds no such window."""
+        """`context` states of context per window, at most the set's (None: the set's); `mix` windows in pairs; learn
+        from a `share` of the split. Raises DataError where that holds no such window."""
         self.context = split.context if context is None else context
-        self.starts = _some_windows(split, self.context)  # (W,) first row of each window
+        self.starts = _some_windows(split, self.context, share=share)  # (W,) first row of each window
         self.states = split.states
+        self.states_seen = sum(last - first for first, last in split.stretches(self.context, share))
+        """States that windows are taken from."""
         self.batch_size = batch_size
         self.seed = seed
         self.mix = mix
@@ -109,8 +118,12 @@ class Loader:
         return self._permutation
 
 
-def _some_windows(split: Split, context: int, stride: int | None = None) -> np.ndarray:
-    starts = split.windows(context, stride)
+def _some_windows(split: Split, context: int, stride: int | None = None, share: float = 1.0) -> np.ndarray:
+    starts = split.windows(context, stride, share)
+    if not len(starts) and share < 1 and len(split.windows(context, stride)):
+        raise DataError(
+            f"{share:g} of the {split.name} split holds no window of {context} + 1 states", "a larger data.fraction"
+        )
     if not len(starts):
         raise DataError(
             f"the {split.name} split holds no window of {context} + 1 states",

@@ -96,16 +96,32 @@ class Split:
         labels = np.stack([self.column(name)[rows] for name in names])  # (names, N)
         return np.unique(labels, axis=1, return_inverse=True)[1].ravel()
 
-    def windows(self, context: int | None = None, stride: int | None = None) -> np.ndarray:
+    def windows(self, context: int | None = None, stride: int | None = None, share: float = 1.0) -> np.ndarray:
         """First state of each window of context + 1 states, (W,) int64; None takes the set's context.
 
         Windows never leave their segment. They start `stride` states apart: by default, in train as densely as the set
-        has it, in val and test every `context` states, so that no state is predicted twice.
+        has it, in val and test every `context` states, so that no state is predicted twice. See `stretches` for
+        `share`.
         """
         context = self.context if context is None else context
         stride = stride or (self.train_stride if self.name == "train" else context)
-        starts = [np.arange(a, b - context, stride, dtype=np.int64) for a, b in self.segments]
+        stretches = self.stretches(context, share)
+        starts = [np.arange(a, b - context, stride, dtype=np.int64) for a, b in stretches]
         return np.concatenate(starts) if starts else np.empty(0, np.int64)
+
+    def stretches(self, context: int, share: float = 1.0) -> list[tuple[int, int]]:
+        """[first, last) states of what is left where only a `share` of all states, up to 1, is kept: the beginning of
+        every segment, and nothing of one whose beginning would hold no window; the next has what it lacks."""
+        if share == 1:
+            return self.segments
+        kept, seen, taken = [], 0, 0
+        for first, last in self.segments:
+            seen += last - first
+            length = min(round(share * seen) - taken, last - first)
+            if length > context:
+                kept.append((first, first + length))
+                taken += length
+        return kept
 
     def __len__(self) -> int:
         return int(self.edges[-1])

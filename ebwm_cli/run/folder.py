@@ -10,9 +10,8 @@ Knows no tensor.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,20 +20,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from ebwm_cli import __version__
-from ebwm_cli.errors import CheckpointError, DataError, EbwmError, RecipeError, ResourceError, UsageError
+from ebwm_cli.errors import CheckpointError, DataError, EbwmError, RecipeError, UsageError
 from ebwm_cli.recipe.load import diff_recipes, dump_yaml, load_recipe
 from ebwm_cli.recipe.schema import Recipe
+from ebwm_cli.run.lock import LOCK, held
 from ebwm_cli.run.report import TrainReport
 from ebwm_cli.run.safe_write import ASIDE, point, remove, replace_file, sweep
 
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: two trainings on one folder go unnoticed
-    fcntl = None
-
 RUNS = "runs"
 LATEST = "latest"
-LOCK = ".lock"
 MODEL_FILE = "model.safetensors"
 FIXED_KEYS = ("seed:", "data.", "model.")
 """Recipe keys that can't change between the parts of one run."""
@@ -143,30 +137,9 @@ class RunFolder:
         if self.path.parent.name == RUNS:
             point(self.path.parent / LATEST, self.path, self.path / f"{ASIDE}{LATEST}")
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self) -> AbstractContextManager[None]:
         """Keep other processes from training here. Raises ResourceError where one does already."""
-        if fcntl is None:
-            yield
-            return
-        lock = self.path / LOCK
-        while True:
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                os.close(descriptor)
-                raise ResourceError(
-                    f"{self.path} is being trained by another process", "wait for it, or --out another folder"
-                ) from None
-            if lock.exists() and os.path.samestat(os.fstat(descriptor), lock.stat()):
-                break
-            os.close(descriptor)  # its last holder removed it between our open and our lock
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
-            os.close(descriptor)
+        return held(self.path, "trained")
 
 
 def choose_folder(
