@@ -16,21 +16,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ebwm_cli import __version__
+from ebwm_cli.cli_options import Checkpoint, Data, Device, Json, Quiet, Seed, Verbose
+from ebwm_cli.cli_prepare import prepare_app
 from ebwm_cli.cli_words import (
     ListCommand,
     VerbGroup,
     apart,
     counts,
     default_recipe,
+    default_study,
     given_of,
     only_beside,
     recipe_words,
     stop_or_none,
     told,
 )
+from ebwm_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from ebwm_cli.recipe.schema import Recipe
+    from ebwm_cli.recipe.study import Study
     from ebwm_cli.run.report import Report
 
 DEMO = Path("data/demo")
@@ -45,84 +50,12 @@ app = typer.Typer(
     help="Energy-based world models: prepare clips or text, train, evaluate, and watch one think.",
     add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
 )  # fmt: skip
-prepare_app = typer.Typer(help="Turn clips or text into a prepared set under ./data.", no_args_is_help=False)
 app.add_typer(prepare_app, name="prepare")
-
-Json = Annotated[bool, typer.Option("--json", help="JSON on stdout and nothing else; the log goes to stderr.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the final result.")]
-Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="More lines; -vv: tracebacks too.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Seed = Annotated[int, typer.Option(help="Of every random draw.", min=0)]
-Data = Annotated[Path | None, typer.Option(help="A prepared set; else the one set under ./data.")]
-Checkpoint = Annotated[Path | None, typer.Option(help="A model.safetensors or a run folder; else runs/latest.")]
-Out = Annotated[Path | None, typer.Option(help="Where the set goes; else data/<name of the source>.")]
-Encoder = Annotated[str, typer.Option(help="How a frame becomes a state.")]
-Interval = Annotated[float | None, typer.Option(help="Seconds of real time between states. [default: 0.25]")]
-Every = Annotated[int | None, typer.Option(help="Keep every Nth frame instead.", min=1)]
-Size = Annotated[int, typer.Option(help="Frames are resized to this many pixels square.", min=8)]
-LatentDim = Annotated[int, typer.Option(help="Numbers per state.", min=1)]
-Context = Annotated[int, typer.Option(help="States of context in a window.", min=1)]
-Workers = Annotated[int | None, typer.Option(help="Decoding processes; else one per core.", min=1)]
-
-
-@prepare_app.command("video")
-def prepare_video(
-    src: Annotated[Path, typer.Option(help="A folder of clips, searched recursively, or one clip.")],
-    out: Out = None, encoder: Encoder = "pca", interval: Interval = None, every: Every = None, size: Size = 32,
-    latent_dim: LatentDim = 128, context: Context = 16, workers: Workers = None,
-    json: Json = False, quiet: Quiet = False, verbose: Verbose = 0,
-) -> None:  # fmt: skip
-    """Decode clips, sample frames in time, encode them, cut windows, split train / val / test."""
-    from ebwm_cli.commands import prepare
-    from ebwm_cli.console import View, show
-
-    reports = prepare.prepare_video(
-        src, out, encoder=encoder, interval=interval, every=every, size=size,
-        latent_dim=latent_dim, context=context, workers=workers,
-    )  # fmt: skip
-    show(reports, View("document" if json else "", quiet, verbose > 0, "looking for clips"))
-
-
-@prepare_app.command("text")
-def prepare_text(
-    src: Annotated[str, typer.Option(help="A file or folder (txt, md, jsonl, parquet; gz), or hf:NAME[:SPLIT].")],
-    out: Out = None,
-    field: Annotated[str, typer.Option(help="What holds the text in jsonl, parquet and hub data sets.")] = "text",
-    tokenizer: Annotated[str | None, typer.Option(help="A tokenizer.json, or bytes; else one is fitted.")] = None,
-    vocab_size: Annotated[int | None, typer.Option(help="Most tokens of that. [default: 4096]", min=1)] = None,
-    context: Annotated[int, typer.Option(help="Tokens of context in a window.", min=1)] = 256,
-    workers: Annotated[int | None, typer.Option(help="Tokenizing threads; else one per core.", min=1)] = None,
-    json: Json = False, quiet: Quiet = False, verbose: Verbose = 0,
-) -> None:  # fmt: skip
-    """Read documents, fit or load a tokenizer, pack tokens into windows, split train / val / test."""
-    from ebwm_cli.commands import prepare_text as command
-    from ebwm_cli.console import View, show
-
-    reports = command.prepare_text(
-        src, out, field=field, tokenizer=tokenizer, vocab_size=vocab_size, context=context, workers=workers
-    )
-    show(reports, View("document" if json else "", quiet, verbose > 0, "reading documents"))
-
-
-@prepare_app.command("demo")
-def prepare_demo(
-    out: Out = None, encoder: Encoder = "pca", interval: Interval = None, every: Every = None, size: Size = 32,
-    latent_dim: LatentDim = 128, context: Context = 16, workers: Workers = None, seed: Seed = 0,
-    json: Json = False, quiet: Quiet = False, verbose: Verbose = 0,
-) -> None:  # fmt: skip
-    """Render the built-in clips (colliding balls) and prepare them."""
-    from ebwm_cli.commands import prepare
-    from ebwm_cli.console import View, show
-
-    reports = prepare.prepare_demo(
-        out, seed=seed, encoder=encoder, interval=interval, every=every, size=size,
-        latent_dim=latent_dim, context=context, workers=workers,
-    )  # fmt: skip
-    show(reports, View("document" if json else "", quiet, verbose > 0, "rendering the demo"))
 
 
 @app.command()
 def train(
+    ctx: typer.Context,
     words: Annotated[
         list[str] | None,
         typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", help="A shipped recipe or a file, then changes to it."),
@@ -133,19 +66,24 @@ def train(
     plan: Annotated[bool, typer.Option("--plan", help="Parameters, FLOPs, memory, time; writes nothing.")] = False,
     schema: Annotated[bool, typer.Option("--schema", help="The recipe's JSON schema.")] = False,
     seed: Annotated[int | None, typer.Option(help="Same as seed=N.", min=0)] = None,
+    gpus: Annotated[int | None, typer.Option(help="GPUs to train on; with --device cpu: processes.", min=1)] = None,
     device: Device = "auto", json: Json = False, quiet: Quiet = False, verbose: Verbose = 0,
 ) -> None:  # fmt: skip
     """Train a world model; the same command resumes it. Without RECIPE: the default for the set."""
     from ebwm_cli.console import View, show, show_json
     from ebwm_cli.recipe.load import load_recipe, recipe_json_schema
+    from ebwm_cli.run.launch import parts_of
 
     if schema:
         show_json(recipe_json_schema())
         return
     name, changes = recipe_words(words or [])
     recipe = load_recipe(name or default_recipe(data), changes if seed is None else [*changes, f"seed={seed}"])
+    parts_of(recipe.train, gpus or 1)  # what can't be dealt out is refused before anything is loaded
     if plan:
         show(_plan(recipe, data, device), View("document" if json else "", quiet, waiting="measuring a few steps"))
+        return
+    if gpus and _trained_together(ctx.obj, gpus, device):
         return
     run = _tour if recipe.tour else _train
     reports = run(recipe, data=data, out=out, fresh=fresh, device=device)
@@ -213,6 +151,40 @@ def think(
     show(reports, View("document" if json else "", quiet, verbose > 0, "thinking"))
 
 
+@app.command()
+def scale(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[STUDY] [KEY=VALUE]...", help="A shipped study or a file, then changes to it."),
+    ] = None,
+    gpus: Annotated[int | None, typer.Option(help="Devices; else all there are.", min=1)] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Every run, its cost, and the packing; writes nothing.")] = False,
+    data: Data = None,
+    out: Annotated[Path | None, typer.Option(help="The study's folder; else runs/<study>-<date>.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh/--resume", help="Start over, or go on where the study is.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Run again what ended badly.")] = False,
+    cluster: Annotated[str | None, typer.Option(help="Runs on a Ray cluster: auto, or its address.")] = None,
+    flops_per_second: Annotated[float | None, typer.Option(help="With --plan: of a device; else measured.")] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="The study's JSON schema.")] = False,
+    device: Device = "auto", json: Json = False, quiet: Quiet = False, verbose: Verbose = 0,
+) -> None:  # fmt: skip
+    """Train a grid of models on all devices and fit scaling laws; the same command resumes it."""
+    from ebwm_cli.console import View, show, show_json
+    from ebwm_cli.recipe.load_study import load_study, study_json_schema
+
+    if schema:
+        show_json(study_json_schema())
+        return
+    name, changes = recipe_words(words or [], "scale")
+    if flops_per_second is not None and (not plan or flops_per_second <= 0):
+        raise UsageError("--flops-per-second goes with --plan, and is above 0", "ebwm scale --plan")
+    reports = _scale(
+        load_study(name or default_study(data), changes), plan, data=data, out=out, fresh=fresh, device=device, gpus=gpus,
+        cluster=cluster, retry=retry, flops_per_second=flops_per_second,
+    )  # fmt: skip
+    show(reports, View("document" if json else "", quiet, verbose > 0, "planning the runs"))
+
+
 @app.callback(invoke_without_command=True)
 def _root(
     ctx: typer.Context,
@@ -231,6 +203,17 @@ def _train(recipe: Recipe, *, data: Path | None, out: Path | None, fresh: bool, 
     from ebwm_cli.commands import train as command
 
     yield from command.train(recipe, data=data, out=out, fresh=fresh, device=device)
+
+
+def _trained_together(words: list[str], gpus: int, device: str) -> bool:
+    from rich.console import Console
+
+    from ebwm_cli.run.launch import train_together
+
+    try:
+        return train_together(words, gpus, device)
+    finally:
+        Console(stderr=True).show_cursor()  # a killed rank leaves it hidden
 
 
 def _facets(checkpoint: Path | None, against: list[Path], **options: Any) -> Iterator[Report]:
@@ -254,22 +237,36 @@ def _plan(recipe: Recipe, data: Path | None, device: str) -> Iterator[Report]:
     yield command.plan(recipe, data, device=device)
 
 
+def _scale(study: Study, plan: bool, *, flops_per_second: float | None, **options: Any) -> Iterator[Report]:
+    from ebwm_cli.commands import scale as command
+
+    if plan:
+        where = {name: options[name] for name in ("data", "device", "gpus")}
+        yield command.plan_scale(study, **where, flops_per_second=flops_per_second)
+    else:
+        yield from command.scale(study, **options)
+
+
 def _tour(recipe: Recipe, *, data: Path | None, out: Path | None, fresh: bool, device: str) -> Iterator[Report]:
-    """Prepare the demo where there is none, train, evaluate, think."""
+    """Prepare the demo where there is none, train, evaluate, think; of several ranks, all train and the first does the
+    rest."""
     from ebwm_cli.commands import evaluate, prepare, think
+    from ebwm_cli.run.launch import place_of
     from ebwm_cli.run.report import TrainReport
 
+    first = place_of(os.environ).rank == 0
     if data is None:
         data = DEMO
-        if not (data / "manifest.json").exists():
+        if first and not (data / "manifest.json").exists():
             yield from prepare.prepare_demo(data)
     checkpoint = None
     for report in _train(recipe, data=data, out=out, fresh=fresh, device=device):
         yield report
         if isinstance(report, TrainReport):
             checkpoint = Path(report.checkpoint)
-    yield from evaluate.evaluate(checkpoint, data=data, device=device)
-    yield from think.think(checkpoint, steps=16, data=data, device=device)
+    if first:
+        yield from evaluate.evaluate(checkpoint, data=data, device=device)
+        yield from think.think(checkpoint, steps=16, data=data, device=device)
 
 
 # --------------------------------------------------------------------------------------------- main
@@ -283,7 +280,12 @@ def main() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if code and "RANK" in os.environ:  # what ties it to the other ranks, which may be gone, isn't waited for
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run(words: list[str]) -> int:
@@ -293,10 +295,18 @@ def run(words: list[str]) -> int:
     verbosity = sum(word.count("v") if re.fullmatch("-[qv]+", word) else word == "--verbose" for word in words)
     command = typer.main.get_command(app)
     try:
-        return command.main(words, prog_name="ebwm", standalone_mode=False) or 0
+        return command.main(words, prog_name="ebwm", standalone_mode=False, obj=words) or 0
     except Exception as error:
         if verbosity >= 2:
             traceback.print_exc()
         message, hint, code = told(error, words)
-        show_error(message, hint)
+        if "RANK" not in os.environ or not _told_elsewhere(error, message, hint, code):
+            show_error(message, hint)
         return code
+
+
+def _told_elsewhere(error: Exception, message: str, hint: str, code: int) -> bool:
+    """Whether a failure of a rank is for its launcher, or for the first rank, to tell."""
+    from ebwm_cli.run.launch import leave_failure
+
+    return leave_failure(error, message, hint, code, os.environ)

@@ -12,6 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 from ebwm_cli.errors import EbwmError, UsageError
 
 DEFAULT_RECIPE = "{modality}_ebt_4xs"
+DEFAULT_STUDY = "{modality}_data"
 
 
 class VerbGroup(TyperGroup):
@@ -81,12 +82,12 @@ def only_beside(ctx: typer.Context, option: str, allowed: set[str]) -> None:
             )
 
 
-def recipe_words(words: list[str]) -> tuple[str, list[str]]:
-    """The recipe's name (empty where none is given) and its key=value changes."""
+def recipe_words(words: list[str], verb: str = "train") -> tuple[str, list[str]]:
+    """The recipe's name (empty where none is given) and its key=value changes, as typed after `ebwm` and `verb`."""
     names = [word for word in words if "=" not in word or Path(word).is_file()]
     if len(names) > 1:
         raise UsageError(
-            f"one recipe at a time, not {' and '.join(names)}", f"ebwm train {names[0]}; changes are key=value"
+            f"one recipe at a time, not {' and '.join(names)}", f"ebwm {verb} {names[0]}; changes are key=value"
         )
     return (names or [""])[0], [word for word in words if word not in names]
 
@@ -96,6 +97,13 @@ def default_recipe(data: Path | None) -> str:
     from ebwm_cli.data.store import modality_of
 
     return DEFAULT_RECIPE.format(modality=modality_of(data) or "video")
+
+
+def default_study(data: Path | None) -> str:
+    """The study for that set."""
+    from ebwm_cli.data.store import modality_of
+
+    return DEFAULT_STUDY.format(modality=modality_of(data) or "video")
 
 
 def told(error: Exception, words: list[str]) -> tuple[str, str, int]:

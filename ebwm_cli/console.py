@@ -19,11 +19,18 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from ebwm_cli import console_eval, console_facets, console_think, console_write  # noqa: F401 - they draw reports
+from ebwm_cli import (  # noqa: F401 - they draw reports
+    console_eval,
+    console_facets,
+    console_scale,
+    console_think,
+    console_write,
+)
 from ebwm_cli.console_live import Progress
 from ebwm_cli.console_tables import render
 from ebwm_cli.console_text import plain_line, safe
 from ebwm_cli.run.report import ClipReport, Notice, Report, TrainLine, ValidationLine
+from ebwm_cli.run.report_scale import ScaleProgress
 from ebwm_cli.run.report_text import TextReport, TokenReport
 
 PLAIN_INTERVAL = 30.0
@@ -31,7 +38,7 @@ PLAIN_INTERVAL = 30.0
 PLAIN_WIDTH = 100
 """Columns of a table off a terminal."""
 
-_PROGRESS = (ClipReport, TextReport, TokenReport, TrainLine, ValidationLine)
+_PROGRESS = (ClipReport, ScaleProgress, TextReport, TokenReport, TrainLine, ValidationLine)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What moves while a command runs: a bar and the clip at hand for prepare, the vital signs of training."""
+"""What moves while a command runs: a bar and the clip at hand for prepare, vital signs of training, runs of a study."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from ebwm_cli.console_running import RunningStudy
 from ebwm_cli.console_tables import BAD, GOOD, LABEL, QUIET, VALUE, against, framed
 from ebwm_cli.console_text import duration, number, safe, size, sparkline
 from ebwm_cli.console_write import writing
 from ebwm_cli.run.report import ClipReport, Report, TrainLine, ValidationLine
+from ebwm_cli.run.report_scale import ScaleProgress
 from ebwm_cli.run.report_text import TextReport, TokenReport
 
 
@@ -31,6 +33,7 @@ class Progress:
         self._text: TextReport | None = None
         self._tokens: list[TokenReport] = []
         self._aside: list[ClipReport] = []
+        self._study = RunningStudy()
 
     def take(self, report: Report) -> None:
         """Note a progress report; others change nothing."""
@@ -42,6 +45,8 @@ class Progress:
             self._text = report
         elif isinstance(report, TokenReport):
             self._tokens.append(report)
+        elif isinstance(report, ScaleProgress):
+            self._study.take(report)
         elif isinstance(report, ClipReport):
             self._clip = report
             if report.quarantined:
@@ -55,6 +60,8 @@ class Progress:
             yield self._preparing(room, self._clip)
         elif self._text:
             yield self._reading(room, self._text)
+        elif self._study.progress:
+            yield self._studying(room, options.size.height, self._study.progress.study)
         elif self._tokens:
             yield framed("writing", writing(self._tokens, max(4, options.size.height - 6)))
         else:
@@ -120,6 +127,13 @@ class Progress:
         line.append(f"{text.tokens:,} tokens  {size(text.bytes_per_second)}/s  ", QUIET).append(safe(text.file), VALUE)
         both.add_row(line)
         return framed("preparing", both)
+
+    def _studying(self, room: int, height: int, name: str) -> RenderableType:
+        ended, total = self._study.counts
+        both = Table.grid(expand=True)
+        both.add_row(self._bar(room, f"run {ended:,} of {total:,}", ended, total, self._study.left))
+        both.add_row(self._study.drawn(height - 3))
+        return framed(f"scale · {safe(name)}", both)
 
     def _bar(self, room: int, what: str, done: int, total: int, eta: float) -> RenderableType:
         row = Table.grid(padding=(0, 2))

@@ -1,6 +1,7 @@
-"""Numbers, durations and histories as short text, and each progress report as one plain line.
+"""Histories and changes as short text, and each progress report as one plain line.
 
-Pure functions: no terminal, no colour. Every value from a file's name on passes through `safe`.
+Pure functions: no terminal, no colour. Every value from a file's name on passes through `safe`; it and the words for
+numbers are those of `run/words.py`.
 """
 
 from __future__ import annotations
@@ -10,60 +11,18 @@ import math
 from collections.abc import Sequence
 
 from ebwm_cli.run.report import ClipReport, Notice, Report, TrainLine, ValidationLine
+from ebwm_cli.run.report_scale import ScaleProgress
 from ebwm_cli.run.report_text import TextReport, TokenReport
+from ebwm_cli.run.words import count, duration, number, safe, size
+
+__all__ = ["change", "count", "duration", "number", "plain_line", "safe", "size", "sparkline", "tail"]
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
-
-
-def safe(text: str) -> str:
-    """`text` without anything that could move a terminal's cursor or break a line."""
-    return "".join(char if char.isprintable() else "�" for char in text)
-
-
-def number(value: float | None) -> str:
-    """Four decimals, fewer for large values, powers of ten at the extremes; a dash where there is nothing to say."""
-    if value is None or math.isnan(value):
-        return "–"
-    if value == 0 or 1e-3 <= abs(value) < 100:
-        return f"{value:.4f}"
-    if 100 <= abs(value) < 1e6:
-        return f"{value:,.1f}"
-    return f"{value:.2e}"
 
 
 def tail(path: str, width: int) -> str:
     """A path's last `width` characters, marked where something is missing."""
     return path if len(path) <= width else "…" + path[1 - width :]
-
-
-def count(value: float) -> str:
-    """1234 -> 1,234; 12345678 -> 12.3 M."""
-    for limit, unit in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if value >= limit:
-            return f"{value / limit:.3g} {unit}"
-    return f"{value:,.0f}"
-
-
-def size(value: float) -> str:
-    """Bytes in binary units."""
-    for limit, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if value >= limit:
-            return f"{value / limit:.3g} {unit}" if value < 1000 * limit else f"{value / limit:.0f} {unit}"
-    return f"{value:.0f} B"
-
-
-def duration(seconds: float) -> str:
-    """0.42 s, 12 s, 3m 20s, 2h 05m."""
-    if not math.isfinite(seconds):
-        return "–"
-    if seconds < 10:
-        return f"{seconds:.2g} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60}m {whole % 60:02d}s"
-    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
 
 
 def change(new: float, old: float) -> str:
@@ -114,6 +73,8 @@ def plain_line(report: Report, held_out: ValidationLine | None = None) -> str | 
     if isinstance(report, TokenReport):
         energy = "" if report.energy is None else f"  energy {number(report.energy)}"
         return f"token {report.done:,} of at most {report.total:,}{energy}"
+    if isinstance(report, ScaleProgress):
+        return _study_line(report)
     if isinstance(report, TrainLine):
         beside = f"  held-out {number(held_out.val_loss)}" if held_out else ""
         skipped = f"  {report.skipped} skipped" if report.skipped else ""
@@ -133,3 +94,17 @@ def plain_line(report: Report, held_out: ValidationLine | None = None) -> str | 
             f"  {report.reference} {number(report.reference_loss)}{best}"
         )
     return None
+
+
+def _study_line(report: ScaleProgress) -> str:
+    ended = report.done + report.ended_badly
+    total = ended + report.queued + len(report.running)
+    line = f"run {ended:,}/{total:,}  {len(report.running):,} running  {report.queued:,} queued"
+    if report.ended_badly:
+        line += f"  {report.ended_badly:,} ended badly"
+    if report.best is not None:
+        line += f"  best {number(report.best.loss)} by {safe(report.best.key)}"
+    if report.last is not None:
+        line += f"  {safe(report.last.key)}: {report.last.status.replace('_', ' ')}"
+        line += f", {safe(report.last.reason)}" if report.last.reason else ""
+    return line + ("" if report.eta_seconds is None else f"  {duration(report.eta_seconds)} left")

@@ -219,7 +219,7 @@ def test_a_resumed_training_keeps_its_deadline(data, tmp_path, ticking, monkeypa
         paces.append(trainer.recipe.train.steps)
         return TICK * len(paces)  # another one would give another deadline
 
-    monkeypatch.setattr(command, "_seconds_per_update", pace)
+    monkeypatch.setattr(command, "seconds_per_update", pace)
     stopped_run(7, signal.SIGTERM, recipe, data, tmp_path / "run", monkeypatch)
     state, _ = newest_whole(tmp_path / "run/checkpoints")
     assert (state.numbers["deadline"], state.numbers["updating_seconds"]) == (20 * TICK, 7 * TICK)
@@ -260,7 +260,7 @@ def test_a_plan_says_what_is_matched(data, tmp_path, monkeypatch):
     assert report.matched.startswith(
         f"params of other.yaml: {report.params:,} of {other.params:,}; FLOPs of other.yaml"
     )
-    monkeypatch.setattr(command, "_seconds_per_update", lambda *_: 0.01)
+    monkeypatch.setattr(command, "seconds_per_update", lambda *_: 0.01)
     timed = plan(timed_recipe(2.0, "other.yaml"), data)
     assert timed.seconds_estimate == pytest.approx(2 * 23 * 0.01)
     assert (timed.steps, timed.deadline) == (46, True)

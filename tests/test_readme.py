@@ -10,6 +10,7 @@ import yaml
 
 from ebwm_cli import cli
 from ebwm_cli.recipe.load import load_recipe, shipped_recipes
+from ebwm_cli.recipe.load_study import load_study
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -31,7 +32,7 @@ def test_the_two_commands_a_newcomer_needs_are_there():
 
 
 def test_the_verbs_are_shown():
-    assert {shlex.split(command)[1] for command in COMMANDS} == {"prepare", "train", "eval", "think"}
+    assert {shlex.split(command)[1] for command in COMMANDS} == {"prepare", "train", "eval", "think", "scale"}
 
 
 def parsed(command):
@@ -59,13 +60,22 @@ def test_every_recipe_named_loads(command, tmp_path, monkeypatch):
     assert load_recipe(name or cli.default_recipe(None), changes)
 
 
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.split()[1] == "scale"])
+def test_every_study_named_loads(command, tmp_path, monkeypatch):
+    write_recipes(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    name, changes = cli.recipe_words(parsed(command)["words"] or [])
+    assert load_study(name or cli.default_study(None), changes)
+
+
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "--schema" in c or "--plan" in c])
 def test_cheap_commands_run(command, tmp_path, monkeypatch, capsys):
     write_recipes(tmp_path)
     monkeypatch.chdir(tmp_path)
     words = shlex.split(command)[1:]
     if "--plan" in words:
-        words += ["data.state_dim=128", "data.context=16"]
+        states = ["data.state_dim=128", "data.context=16"]
+        words += ["changes={data.state_dim: 128, data.context: 16}"] if words[0] == "scale" else states
     assert cli.run(words) == 0
     assert capsys.readouterr().out
 

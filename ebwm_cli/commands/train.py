@@ -1,12 +1,14 @@
 """`ebwm train`: one loop for every kind of world model.
 
 model.safetensors holds the (averaged) weights with the lowest held-out loss so far; checkpoints/ holds what the same
-command resumes from, bit for bit. Knows no terminal and no kind.
+command resumes from, bit for bit. Where several ranks train together, the first leads: it has the folder, and reports.
+Knows no terminal and no kind.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +21,10 @@ from ebwm_cli.errors import DivergedError, ResourceError
 from ebwm_cli.recipe.schema import Recipe
 from ebwm_cli.run.checkpoint import read_step
 from ebwm_cli.run.device import free_memory, resolve_device, set_threads
+from ebwm_cli.run.distributed import ALONE, Ranks, joined
 from ebwm_cli.run.folder import RUNS, RunFolder, choose_folder
 from ebwm_cli.run.keeper import Keeper
+from ebwm_cli.run.launch import place_of
 from ebwm_cli.run.measure import perplexity
 from ebwm_cli.run.metrics import MetricsWriter
 from ebwm_cli.run.report import Notice, PlanReport, Report, TrainReport, ValidationLine
@@ -45,26 +49,38 @@ def train(
     device: str = "auto",
     threads: int | None = None,
 ) -> Iterator[Report]:
-    """Yield notices, TrainLines and ValidationLines, then one TrainReport.
+    """Yield notices, TrainLines and ValidationLines, then one TrainReport; nothing on any rank but the first.
 
     `data` is a prepared set (None: the only one below ./data). `out` is the run folder; without it the newest run of
     the very same recipe and set goes on, or a new one begins below ./runs. `fresh` starts over. Raises
     StoppedAndSaved or Interrupted after saving, DivergedError, RecipeError, DataError, CheckpointError, ResourceError.
     """
     set_threads(threads)
-    where = resolve_device(device)
-    prepared = open_set(find_set(data))
+    place = place_of(os.environ)
+    where = resolve_device(device, place.local if place.size > 1 else None)
+    with joined(where) as ranks:
+        prepared = open_set(find_set(data))
+        trainer = Trainer(matched(recipe, prepared.spec), prepared, where, ranks)
+        if ranks.first:
+            yield from _lead(trainer, prepared, out, fresh)
+        else:
+            _follow(trainer, prepared, out)
+
+
+def _lead(trainer: Trainer, prepared: PreparedSet, out: Path | None, fresh: bool) -> Iterator[Report]:
+    """Train in a run folder, which is this rank's alone."""
+    recipe, ranks = trainer.recipe, trainer.ranks
     origin = {**prepared.origin(), "path": str(prepared.path.resolve())}
-    recipe = matched(recipe, prepared.spec)
-    trainer = Trainer(recipe, prepared, where)
     with _explained(out or Path(RUNS)):
         folder = choose_folder(recipe, origin, out, fresh=fresh)
-    with folder.held(), _explained(folder.path, folder.checkpoints), StopRequests() as stop:
+    told = _explained(folder.path, folder.checkpoints, trainer.parts)
+    with folder.held(), told, StopRequests(ranks.most) as stop:
         if fresh:
             folder.clear()
         changes = folder.refuse_changes(recipe, origin) if folder.is_begun() else []
         report = folder.report()
-        if report and not changes and read_step(folder.model_file) is not None:
+        finished = report is not None and not changes and read_step(folder.model_file) is not None
+        if ranks.told(finished) and report:
             yield Notice(notice=f"{folder.path} is finished; --fresh trains it again")
             yield report
             return
@@ -72,36 +88,60 @@ def train(
         folder.begin(recipe, origin)
         keeper = Keeper(folder, trainer, origin, prepared.encoder)
         yield from (Notice(notice=notice) for notice in keeper.restore())
-        if trainer.progress.deadline is None:  # a resumed training keeps its own
-            trainer.progress.deadline = _deadline(recipe, prepared, where)
+        _go_together(trainer, prepared)
         if trainer.progress.deadline is not None:
             yield Notice(notice=f"training ends after {trainer.progress.deadline:,.1f} seconds of updates")
         with MetricsWriter(folder.metrics_file) as metrics:
-            yield from _learn(trainer, keeper, metrics, stop)
+            yield from _learn(trainer, stop, keeper, metrics)
         report = _report(trainer, folder)
         folder.finish(report)
     yield report
 
 
-def _learn(trainer: Trainer, keeper: Keeper, metrics: MetricsWriter, stop: StopRequests) -> Iterator[Report]:
-    """Update, log, validate, save, until the training is finished or asked to stop."""
+def _follow(trainer: Trainer, prepared: PreparedSet, out: Path | None) -> None:
+    """Make this rank's share of what the first rank leads."""
+    with _explained(out or Path(RUNS), parts=trainer.parts), StopRequests(trainer.ranks.most) as stop:
+        if trainer.ranks.told(None):
+            return
+        _go_together(trainer, prepared)
+        for _ in _learn(trainer, stop):
+            pass
+
+
+def _go_together(trainer: Trainer, prepared: PreparedSet) -> None:
+    """Begin where the first rank is, with one deadline; a resumed training keeps its own."""
+    trainer.follow_first()
+    progress, ranks = trainer.progress, trainer.ranks
+    if progress.deadline is None:
+        progress.deadline = ranks.told(_deadline(trainer.recipe, prepared, trainer.device, ranks))
+
+
+def _learn(
+    trainer: Trainer, stop: StopRequests, keeper: Keeper | None = None, metrics: MetricsWriter | None = None
+) -> Iterator[Report]:
+    """Update, log, validate, save (with a keeper), until the training is finished or a rank was asked to stop."""
     progress, settings = trainer.progress, trainer.recipe.train
+
+    def write(line: Report) -> None:
+        if metrics:
+            metrics.write(line)
 
     def validate() -> Iterator[ValidationLine]:
         line = trainer.validate(abandon=lambda: bool(stop)) if trainer.validation_due else None
         if line:
-            metrics.write(line)
-            if line.best:
+            write(line)
+            if line.best and keeper:
                 save()
                 keeper.export()
             yield line
 
     def save() -> None:
-        metrics.commit()
-        keeper.save()
+        if keeper and metrics:
+            metrics.commit()
+            keeper.save()
 
     yield from validate()  # where a stop came before it
-    while not (stop or trainer.finished):
+    while not ((stopped := stop.agreed()) or trainer.finished):
         update = trainer.update()
         if not update.finite:
             yield Notice(
@@ -109,13 +149,14 @@ def _learn(trainer: Trainer, keeper: Keeper, metrics: MetricsWriter, stop: StopR
                 f"{progress.skipped} so far"
             )
         if line := trainer.line():
-            metrics.write(line)
+            write(line)
             yield line
         yield from validate()
         if progress.step % settings.save_every == 0:
             save()
     save()
-    if stop:
+    if stopped:
+        trainer.ranks.leave()  # not before the first has saved
         raise stop.error(progress.step)
 
 
@@ -156,7 +197,7 @@ def plan(recipe: Recipe, data: Path | None = None, *, device: str = "auto") -> P
         trainer = Trainer(recipe, prepared, where)
     checkpoint = 4 * spent.params * (4 if train.ema else 3)
     by_clock = recipe.model.match is not None and recipe.model.match.seconds is not None
-    pace = _seconds_per_update(trainer) if trainer else None
+    pace = seconds_per_update(trainer) if trainer else None
     seconds = _deadline(recipe, prepared, where) if by_clock else pace and pace * train.steps
     steps = max(round(seconds / pace), 1) if by_clock and seconds and pace else train.steps
     return PlanReport(
@@ -177,7 +218,7 @@ def plan(recipe: Recipe, data: Path | None = None, *, device: str = "auto") -> P
     )
 
 
-def _deadline(recipe: Recipe, prepared: PreparedSet | None, device: torch.device) -> float | None:
+def _deadline(recipe: Recipe, prepared: PreparedSet | None, device: torch.device, ranks: Ranks = ALONE) -> float | None:
     """Seconds of updating after which training `recipe` ends: its number, or so many times what its rival is measured
     to take. None where its steps end it, or where there is no set to measure on. Raises ResourceError."""
     match = recipe.model.match
@@ -186,30 +227,31 @@ def _deadline(recipe: Recipe, prepared: PreparedSet | None, device: torch.device
     rival = rival_of(recipe, prepared.spec) if prepared else None
     if prepared is None or rival is None:
         return None
-    taken = _deadline(rival, prepared, device)
+    taken = _deadline(rival, prepared, device, ranks)
     if taken is None:
         if cost(rival, rival.state_spec(prepared.spec)).memory_bytes > (free_memory(device) or math.inf):
             raise ResourceError(
                 f"{match.of} doesn't fit in memory, so the time it takes can't be measured here",
                 "model.match.of=null model.match.seconds=SECONDS",
             )
-        taken = _seconds_per_update(Trainer(rival, prepared, device), DEADLINE_UPDATES) * rival.train.steps
+        taken = seconds_per_update(Trainer(rival, prepared, device, ranks), DEADLINE_UPDATES) * rival.train.steps
     return match.seconds * taken
 
 
-def _seconds_per_update(trainer: Trainer, most: int = PLAN_UPDATES) -> float:
-    """From a few updates after a first that warms up."""
+def seconds_per_update(trainer: Trainer, most: int = PLAN_UPDATES) -> float:
+    """Wall-clock of an update of `trainer`, from at most `most` after a first that warms up; its weights move."""
     trainer.update()
     began, updates = time.perf_counter(), 0
-    while updates < most and time.perf_counter() - began < PLAN_SECONDS:
+    while trainer.ranks.told(updates < most and time.perf_counter() - began < PLAN_SECONDS):
         trainer.update()
         updates += 1
     return (time.perf_counter() - began) / updates
 
 
 @contextmanager
-def _explained(path: Path, checkpoints: Path | None = None) -> Iterator[None]:
-    """Say what to do about a full disk or memory, and where the last good checkpoint of a diverged training is."""
+def _explained(path: Path, checkpoints: Path | None = None, parts: int = 1) -> Iterator[None]:
+    """Say what to do about a full disk or memory, of which a batch in `parts` takes too much, and where the last good
+    checkpoint of a diverged training is."""
     try:
         yield
     except OSError as error:
@@ -218,7 +260,7 @@ def _explained(path: Path, checkpoints: Path | None = None) -> Iterator[None]:
             "make room; the same command goes on from the last checkpoint",
         ) from error
     except torch.OutOfMemoryError as error:
-        raise ResourceError("the device is out of memory", "train.accumulate=2 updates by halves") from error
+        raise ResourceError("the device is out of memory", f"train.accumulate={2 * parts} updates by halves") from error
     except DivergedError as error:
         steps = saved_steps(checkpoints) if checkpoints else []
         last = str(step_folder(checkpoints, steps[-1])) if checkpoints and steps else "none was saved yet"

@@ -22,6 +22,7 @@ from ebwm_cli.recipe import strict_yaml
 from ebwm_cli.recipe.model import DEFAULT_KIND, KINDS, kind_of
 from ebwm_cli.recipe.schema import Recipe
 
+STUDIES = "scale/"
 _SCHEMA_HINT = "ebwm train --schema lists every key with its bounds and units"
 
 
@@ -30,11 +31,11 @@ def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Reci
 
     Raises RecipeError naming every problem.
     """
-    file = _find(path_or_name)
-    tree, problems = _read_chain(file), []
-    tree.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+|^[._-]+", "-", file.stem).strip("-")[:80] or "recipe")
+    file = find_recipe(path_or_name, shipped_recipes())
+    tree, problems = read_chain(file), []
+    tree.setdefault("name", name_of(file, 80))
     for override in sorted(overrides, key=lambda each: not each.startswith("model.kind=")):  # it decides what keys mean
-        _apply(tree, override, problems)
+        apply_change(tree, override, problems)
     try:
         # JSON's strict mode: a list may be a pair, a whole number may be a float, and nothing else is converted.
         recipe = Recipe.model_validate_json(json.dumps(tree), strict=True)
@@ -43,18 +44,17 @@ def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Reci
     else:
         if not problems:
             return recipe
-    what = f"recipe {path_or_name}: "
-    if len(problems) > 1:
-        what += f"{len(problems)} problems\n  " + "\n  ".join(problems)
-    else:
-        what += problems[0]
-    raise RecipeError(what, _SCHEMA_HINT)
+    raise RecipeError(f"recipe {path_or_name}: {all_of(problems)}", _SCHEMA_HINT)
 
 
 def shipped_recipes() -> list[str]:
     """Names of the recipes that travel with the package, such as `video_ebt_4xs`."""
-    root = _recipe_root()
-    return sorted(str(file.relative_to(root).with_suffix("").as_posix()) for file in root.rglob("*.yaml"))
+    return [name for name in _shipped() if not name.startswith(STUDIES)]
+
+
+def shipped_studies() -> list[str]:
+    """Names of the studies that travel with the package, such as `scale/video_data`."""
+    return [name for name in _shipped() if name.startswith(STUDIES)]
 
 
 def recipe_json_schema() -> dict[str, Any]:
@@ -91,9 +91,14 @@ def _recipe_root() -> Path:
     return working_copy if working_copy.is_dir() else package / "_recipes"
 
 
-def _find(path_or_name: str | Path, beside: Path | None = None) -> Path:
+def _shipped() -> list[str]:
+    root = _recipe_root()
+    return sorted(str(file.relative_to(root).with_suffix("").as_posix()) for file in root.rglob("*.yaml"))
+
+
+def find_recipe(path_or_name: str | Path, shipped: Sequence[str], beside: Path | None = None) -> Path:
     """The recipe's file: a path ends in .yaml or .yml (a relative one is looked for beside the file that extends it),
-    anything else is a name, of a recipe beside that file or of a shipped one."""
+    anything else is a name, of a recipe beside that file or of one of the `shipped`. Raises RecipeError."""
     asked = Path(path_or_name)
     path = beside / asked if beside else asked
     is_path = asked.suffix in (".yaml", ".yml")
@@ -101,14 +106,19 @@ def _find(path_or_name: str | Path, beside: Path | None = None) -> Path:
         path = Path(f"{path}.yaml")
     if (is_path or beside) and path.is_file():
         return path
-    shipped = shipped_recipes()
     if str(path_or_name) in shipped:
         return _recipe_root() / f"{path_or_name}.yaml"
+    verb = "scale" if all(name.startswith(STUDIES) for name in shipped) else "train"
     near = difflib.get_close_matches(asked.stem if is_path else asked.name, shipped, n=1)
-    hint = f"ebwm train {near[0]}" if near else "shipped recipes: " + ", ".join(shipped)
+    hint = f"ebwm {verb} {near[0].removeprefix(STUDIES)}" if near else "shipped recipes: " + ", ".join(shipped)
     if is_path:
         raise RecipeError(f"there is no recipe file {path}", hint)
     raise RecipeError(f"there is no recipe {path_or_name}" + (f", the nearest is {near[0]}" if near else ""), hint)
+
+
+def name_of(file: Path, longest: int) -> str:
+    """The file's name, as far as it can be a recipe's."""
+    return re.sub(r"[^A-Za-z0-9._-]+|^[._-]+", "-", file.stem).strip("-")[:longest] or "recipe"
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -127,9 +137,9 @@ def _read(file: Path) -> dict[str, Any]:
     return tree
 
 
-def _read_chain(file: Path) -> dict[str, Any]:
+def read_chain(file: Path) -> dict[str, Any]:
     """The file over the recipes it extends; a name stays with its own file."""
-    chain, seen = [], []
+    chain, seen, shipped = [], [], _shipped()
     while True:
         if file.resolve() in seen:
             raise RecipeError(f"{file}: extends goes round in a circle", "take out one of the extends: lines")
@@ -143,7 +153,7 @@ def _read_chain(file: Path) -> dict[str, Any]:
             break
         if not isinstance(base, str) or not base:
             raise RecipeError(f"{file}: extends must be a recipe's name or path, not {_show(base)}", _SCHEMA_HINT)
-        file = _find(base, beside=file.parent)
+        file = find_recipe(base, shipped, file.parent)
     merged: dict[str, Any] = {}
     for tree in reversed(chain):
         model = tree.get("model")
@@ -186,7 +196,7 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _apply(tree: dict[str, Any], override: str, problems: list[str]) -> None:
+def apply_change(tree: dict[str, Any], override: str, problems: list[str]) -> None:
     """Set `a.b=value` in the tree; what can't be set is added to the problems."""
     path, equals, text = override.partition("=")
     keys = path.split(".")
@@ -214,6 +224,11 @@ def _apply(tree: dict[str, Any], override: str, problems: list[str]) -> None:
 
 
 # --------------------------------------------------------------------------------------------- problems
+
+
+def all_of(problems: Sequence[str]) -> str:
+    """One problem as it is; several, each on a line of its own."""
+    return problems[0] if len(problems) == 1 else f"{len(problems)} problems\n  " + "\n  ".join(problems)
 
 
 def _explain(error: ValidationError, kind: Any) -> list[str]:

@@ -50,6 +50,8 @@ class DataSection(Section):
     mix: bool = False
     """Training only: each window is a random rotation of two, cos(theta) * a + sin(theta) * b. For states
     that are linear in what they encode, as principal components are; small sets are then not learned by heart."""
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Training only: the share of the training part that is learned, the beginning of every clip or document."""
 
 
 class TrainSection(Section):
@@ -60,7 +62,8 @@ class TrainSection(Section):
     batch_size: Count = 32
     """Windows per update."""
     accumulate: Count = 1
-    """Parts a batch is cut into, to fit in memory; the update is the same."""
+    """Parts a batch is cut into, to fit in memory; the update is the same. Several devices make as many parts each, so
+    a batch is cut into the next multiple of their number."""
     learning_rate: Positive = 1e-3
     """Peak, per update."""
     warmup: Annotated[int, Field(ge=0)] = 200
@@ -89,6 +92,8 @@ class TrainSection(Section):
     """Newest checkpoints kept, beside the best."""
     max_bad_steps: Count = 10
     """Updates in a row with a NaN or infinite loss or gradient after which the run ends."""
+    shard: bool = False
+    """Spread the weights over the devices. Refused: torch's FSDP2 loses the gradient of what learns by descending."""
 
     @model_validator(mode="after")
     def _divides(self) -> Self:

@@ -16,8 +16,9 @@ from ebwm_cli.run.processors import usable_cores
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
-def resolve_device(name: str = "auto") -> torch.device:
-    """The torch device for `auto`, `cpu`, `cuda` or `mps`.
+def resolve_device(name: str = "auto", local_rank: int | None = None) -> torch.device:
+    """The torch device for `auto`, `cpu`, `cuda` or `mps`; of several GPUs the one of `local_rank`, where processes
+    that train together take one each.
 
     Raises ResourceError where that device isn't there, UsageError where there is no such name.
     """
@@ -28,6 +29,14 @@ def resolve_device(name: str = "auto") -> torch.device:
         name = next(device for device in ("cuda", "mps", "cpu") if available[device])
     if not available[name]:
         raise ResourceError(f"this machine has no {name} device that torch {torch.__version__} can use", "--device cpu")
+    if name == "cuda" and local_rank is not None:
+        visible = torch.cuda.device_count()
+        if local_rank >= visible:
+            raise ResourceError(
+                f"process {local_rank + 1} on this machine finds only {visible} GPUs visible to torch",
+                f"--gpus {visible}, or --device cpu",
+            )
+        return torch.device("cuda", local_rank)
     return torch.device(name)
 
 

@@ -1,7 +1,8 @@
 """Everything a training consists of, as one value that can be advanced, saved and restored.
 
 state = (weights, optimizer, average, progress); the next one is a pure function of it, the recipe and the set. So a
-restored training makes the very updates that an uninterrupted one would have made. Knows no terminal and no folder.
+restored training makes the very updates that an uninterrupted one would have made. Several ranks hold the same state
+and advance it together. Knows no terminal and no folder.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from ebwm_cli.data.loader import Loader
 from ebwm_cli.data.store import PreparedSet
 from ebwm_cli.errors import CheckpointError, DivergedError
 from ebwm_cli.recipe.schema import Recipe
-from ebwm_cli.run.held_out_loss import HeldOutWindows, references_of
+from ebwm_cli.run.distributed import ALONE, Ranks
+from ebwm_cli.run.held_out_loss import HeldOutScore, HeldOutWindows, references_of
+from ebwm_cli.run.launch import parts_of
 from ebwm_cli.run.measure import perplexity
 from ebwm_cli.run.report import TrainLine, ValidationLine
 from ebwm_cli.run.training_state import TrainingState
@@ -56,14 +59,22 @@ class Progress:
 
 
 class Trainer:
-    """One training of `recipe` on `prepared`, on `device`. Raises RecipeError or DataError where they don't fit."""
+    """One training of `recipe` on `prepared`, on `device`, alone or as one of `ranks`. Raises RecipeError or DataError
+    where they don't fit."""
 
-    def __init__(self, recipe: Recipe, prepared: PreparedSet, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, prepared: PreparedSet, device: torch.device, ranks: Ranks = ALONE) -> None:
+        self.parts = parts_of(recipe.train, ranks.size)
         self.recipe = recipe
         self.device = device
+        self.ranks = ranks
         self.spec = recipe.state_spec(prepared.spec)
         self.loader = Loader(
-            prepared.split("train"), recipe.train.batch_size, recipe.seed, self.spec.context, mix=recipe.data.mix
+            prepared.split("train"),
+            recipe.train.batch_size,
+            recipe.seed,
+            self.spec.context,
+            mix=recipe.data.mix,
+            share=recipe.data.fraction,
         )
         self.held_out = HeldOutWindows(prepared.split("val"), self.spec.context, recipe.train.validate_windows, device)
         with torch.random.fork_rng(devices=[]):
@@ -122,7 +133,7 @@ class Trainer:
         """Make the next update, or skip it where it isn't finite; DivergedError after too many skips in a row."""
         began, train, progress = time.perf_counter(), self.recipe.train, self.progress
         self._fraction = None if progress.deadline is None else progress.updating_seconds / progress.deadline
-        states = self.loader.batch(progress.step).states.to(self.device, non_blocking=True)
+        states = self.ranks.part(self.loader.batch(progress.step).states).to(self.device, non_blocking=True)
         update = update_weights(
             self.world,
             self.optimizer,
@@ -131,6 +142,7 @@ class Trainer:
             seed=self.recipe.seed,
             step=progress.step,
             fraction=self._fraction,
+            ranks=self.ranks,
         )
         progress.step += 1
         if update.finite:
@@ -145,6 +157,8 @@ class Trainer:
             progress.skipped_in_a_row += 1
         seconds = time.perf_counter() - began
         progress.updating_seconds += seconds
+        if progress.deadline is not None:  # one clock decides
+            progress.updating_seconds = self.ranks.told(progress.updating_seconds)
         self._since_line = self._since_line[0] + seconds, self._since_line[1] + 1
         if progress.skipped_in_a_row >= train.max_bad_steps:
             raise DivergedError(
@@ -181,14 +195,19 @@ class Trainer:
         return step != self.progress.validated and (step % every == 0 or self._ended)
 
     def validate(self, abandon: Callable[[], bool]) -> ValidationLine | None:
-        """Score the (averaged) weights on held-out windows; None, changing nothing, as soon as `abandon()` says so.
+        """Score the (averaged) weights on held-out windows; None, changing nothing, as soon as `abandon()` says so. The
+        first rank does, so that the score doesn't depend on how many there are; the others are told.
 
         A loss that isn't finite is never the best, and ends the training where there is no better one by the end.
         """
-        with self._averaged():
-            score = self.held_out.score(self.world, self.recipe.think, self.recipe.seed, abandon)
-        if score is None:
+        score = None
+        if self.ranks.first:
+            with self._averaged():
+                score = self.held_out.score(self.world, self.recipe.think, self.recipe.seed, abandon)
+        told = self.ranks.told(score and asdict(score))
+        if told is None:
             return None
+        score = HeldOutScore(**told)
         progress = self.progress
         best = score.loss < (math.inf if progress.best_loss is None else progress.best_loss)
         progress.validated = progress.step
@@ -244,6 +263,13 @@ class Trainer:
                 f"the checkpoint is of another model: {error}", "add --fresh to start over"
             ) from error
         self._began = time.perf_counter()
+
+    def follow_first(self) -> None:
+        """Take over the state of the first rank."""
+        if self.ranks.size > 1:
+            state = self.ranks.told_state(self.state() if self.ranks.first else None)
+            if not self.ranks.first:
+                self.restore(state)
 
     def best_weights(self, state: TrainingState) -> Mapping[str, Tensor]:
         """What `exported_weights` was when `state` was saved."""

@@ -127,9 +127,13 @@ def _spec_of(rival: Recipe, recipe: Recipe, spec: StateSpec | None) -> StateSpec
 
 
 def _trained(recipe: Recipe, spec: StateSpec, flops: float) -> Recipe:
-    """`recipe` with as many updates as cost `flops`; warm-up keeps its share."""
+    """`recipe` with as many updates as cost `flops`."""
+    return trained_for(recipe, max(round(flops / cost(recipe, spec).flops_per_step), 1))
+
+
+def trained_for(recipe: Recipe, steps: int) -> Recipe:
+    """`recipe` with `steps` updates; warm-up keeps its share."""
     train = recipe.train
-    steps = max(round(flops / cost(recipe, spec).flops_per_step), 1)
     if steps == train.steps:
         return recipe
     chosen = {

@@ -2,14 +2,17 @@
 
 gradient = sum over parts of d(loss of the part)/dw / parts; clipped to a norm; AdamW. Randomness is a pure function of
 (seed, step), and each part of a batch starts from the same generator state: all parts draw the same step counts, so the
-cut changes no number where the recipe draws nothing per item. Knows no file and no kind.
+cut changes no number where the recipe draws nothing per item. Where several ranks share an update, their windows are
+parts too. Knows no file and no kind.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +20,19 @@ from torch import Tensor, nn
 from ebwm_cli.recipe.schema import TrainSection
 from ebwm_cli.world.optim import set_learning_rate
 from ebwm_cli.world.protocol import WorldModel
+
+
+class Together(Protocol):
+    """Ranks that make an update together."""
+
+    @property
+    def size(self) -> int:
+        """How many they are."""
+        ...
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum over the ranks."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -41,16 +57,19 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def gradient(world: nn.Module, states: Tensor, *, parts: int, seed: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Put the gradient of the mean loss of windows `states` (B, T+1, D), cut into `parts`, into the parameters.
+def gradient(
+    world: nn.Module, states: Tensor, *, parts: int, seed: int, step: int, share: float = 1.0
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Put the gradient of the mean loss of windows `states` (B, T+1, D), cut into `parts`, into the parameters; of a
+    `share` of it, where they are only so much of a batch.
 
-    Returns the loss and the world's measures, 0-dim tensors on the device.
+    Returns (the share of) the loss and the world's measures, 0-dim tensors on the device.
     """
     assert isinstance(world, WorldModel)
     totals: dict[str, Tensor] = {}
     for part in states.chunk(parts):
         loss, measures = world.loss(part, step_generator(seed, step))
-        weight = len(part) / len(states)
+        weight = share * len(part) / len(states)
         (loss * weight).backward()
         for name, value in {"loss": loss.detach(), **measures}.items():
             totals[name] = totals.get(name, torch.zeros((), device=states.device)) + weight * value
@@ -66,13 +85,20 @@ def update_weights(
     seed: int,
     step: int,
     fraction: float | None = None,
+    ranks: Together | None = None,
 ) -> Update:
     """Make update number `step`, counted from 0, with windows `states` (B, T+1, D); skip it where it isn't finite.
 
-    `fraction` of the training is over, where not steps but a clock ends it.
+    `fraction` of the training is over, where not steps but a clock ends it. `ranks` make it together, each with its
+    own B windows: every one makes as many of the parts, and all arrive at the same weights.
     """
     optimizer.zero_grad(set_to_none=True)
-    loss, measures = gradient(world, states, parts=train.accumulate, seed=seed, step=step)
+    size = ranks.size if ranks else 1
+    parts = math.ceil(train.accumulate / size)
+    loss, measures = gradient(world, states, parts=parts, seed=seed, step=step, share=1 / size)
+    if ranks and size > 1:  # all draw the same step counts, so the same parameters have gradients
+        gradients = [parameter.grad for parameter in world.parameters() if parameter.grad is not None]
+        ranks.add_up([loss, *measures.values(), *gradients])
     norm = nn.utils.clip_grad_norm_(world.parameters(), train.clip_norm or math.inf)
     set_learning_rate(optimizer, step, train, fraction)
     values = torch.stack([loss, norm, *measures.values()]).tolist()  # the only wait for the device
