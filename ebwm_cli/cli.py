@@ -178,9 +178,10 @@ def scale(
     name, changes = recipe_words(words or [], "scale")
     if flops_per_second is not None and (not plan or flops_per_second <= 0):
         raise UsageError("--flops-per-second goes with --plan, and is above 0", "ebwm scale --plan")
+    study = load_study(name or default_study(data), changes)
     reports = _scale(
-        load_study(name or default_study(data), changes), plan, data=data, out=out, fresh=fresh, device=device, gpus=gpus,
-        cluster=cluster, retry=retry, flops_per_second=flops_per_second,
+        study, plan, data=data, out=out, fresh=fresh, device=device, gpus=gpus, cluster=cluster, retry=retry,
+        flops_per_second=flops_per_second,
     )  # fmt: skip
     show(reports, View("document" if json else "", quiet, verbose > 0, "planning the runs"))
 

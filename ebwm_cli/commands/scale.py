@@ -72,11 +72,11 @@ def scale(
     prepared = open_set(find_set(data))
     origin = {**prepared.origin(), "path": str(prepared.path.resolve())}
     folder = choose_study_folder(study, origin, out, fresh=fresh)
+    runs = runs_of(study, prepared, folder.path)
     folder.path.mkdir(parents=True, exist_ok=True)
     with held(folder.path, "scaled"), StopRequests() as stop:
         if fresh:
             folder.clear()
-        runs = runs_of(study, prepared, folder.path)
         folder.begin(study, runs, origin)
         with Journal(folder.journal_file) as journal:
             ended = {key: each for key, each in journal.ended().items() if each.status == "done" or not retry}
