@@ -252,7 +252,7 @@ def test_a_plan_says_what_is_matched(data, tmp_path, monkeypatch):
     (tmp_path / "other.yaml").write_text(dump_yaml(short_recipe()))
     other = plan(short_recipe(), data)
     assert (other.matched, other.deadline) == (None, False)
-    words = ["model.kind=rnn", "model.match={params: 1, flops: 1, of: other.yaml}"]
+    words = ["model.kind=transformer", "model.match={params: 1, flops: 1, of: other.yaml}"]
     monkeypatch.chdir(tmp_path)
     report = plan(load_recipe("other.yaml", words), data)
     assert report.params == pytest.approx(other.params, rel=0.02)
@@ -274,7 +274,7 @@ def test_the_command_line_matches_and_goes_on_with_the_same_run(data, tmp_path, 
     monkeypatch.chdir(tmp_path)
     tree = yaml.safe_load(dump_yaml(short_recipe(steps=8, warmup=2)))
     (tmp_path / "small.yaml").write_text(yaml.safe_dump({key: tree[key] for key in ("model", "train", "think")}))
-    words = ["model.kind=rnn", "model.match.params=1", "model.match.flops=1", "model.match.of=small.yaml"]
+    words = ["model.kind=transformer", "model.match.params=1", "model.match.flops=1", "model.match.of=small.yaml"]
     assert run(["train", "small.yaml", *words, "--data", str(data), "--plan", "--json"]) == 0
     foreseen = json.loads(capsys.readouterr().out)
     assert run(["train", "small.yaml", *words, "--data", str(data), "--plan"]) == 0

@@ -137,6 +137,7 @@ def test_with_the_same_weights_it_says_the_same_as_plain_blocks():
     with torch.no_grad():
         for parameter in world.parameters():
             parameter += 0.2 * torch.randn(parameter.shape)
+        torch.nn.init.eye_(world.space.turn)  # a tied output layer as it is usually written has none
     model = copied(world.network, world.space.observed_table)
     tokens = torch.randint(0, VOCABULARY, (5, LENGTH + 1), generator=rng())
     world.space.scale = 1.0  # a plain embedding enters as it is
@@ -157,7 +158,8 @@ def test_on_text_it_learns_as_well_as_plain_blocks_do():
         torch.manual_seed(seed)
         model = PlainTransformer()
         train(model, lambda tokens: model.losses(tokens).mean(), data, TRAIN)  # noqa: B023
-        assert count_parameters(world.parameters()) == count_parameters(model.parameters())
+        own, usual = count_parameters(world.parameters()), count_parameters(model.parameters())
+        assert own == usual + WIDTH**2  # the matrix before the output layer
         with torch.no_grad():
             nats["ours"].append(world.loss(unseen, rng())[0].item())
             nats["plain"].append(model.losses(unseen).mean().item())

@@ -39,7 +39,11 @@ def world_of(**model):
     section = EbtSection(
         layers=2, width=WIDTH, heads=2, tokens=tokens, descent=DescentSection(**rules), **{"start": "zeros", **model}
     )
-    return build_world(section, SPEC)
+    world = build_world(section, SPEC)
+    for name, parameter in world.named_parameters():
+        if "turn" in name:  # so that tests know it
+            torch.nn.init.eye_(parameter)
+    return world
 
 
 def tokens_of(batch: int = 3, seed: int = 0) -> torch.Tensor:
@@ -182,7 +186,9 @@ def test_starts(start):
     if start == "zeros":
         assert (logits == 0).all()
     elif start == "forecast":
-        assert torch.allclose(logits, hidden @ space.table.T)
+        assert space.turn is not None
+        assert torch.allclose(space.turn @ space.turn.T, torch.eye(WIDTH).double(), atol=1e-6)
+        assert torch.allclose(logits, hidden @ space.turn @ space.table.T)
     else:
         assert logits.std().item() == pytest.approx(1, abs=0.3)
 

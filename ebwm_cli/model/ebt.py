@@ -1,6 +1,6 @@
 """The energy-based transformer: E(x_1..x_t, y), one scalar per position (EBT, arXiv 2507.02092).
 
-energy_t = w . norm(trunk(y_t | x_1 .. x_t)) [- h_t . y_t / sqrt(W), h_t = norm(trunk(x_1 .. x_t))]. It scores
+energy_t = w . norm(trunk(y_t | x_1 .. x_t)) [- A h_t . y_t / sqrt(W), h_t = norm(trunk(x_1 .. x_t))]. It scores
 candidates and never moves them; what a state is, and how it was embedded, it does not know.
 """
 
@@ -9,6 +9,7 @@ candidates and never moves them; what a state is, and how it was embedded, it do
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -41,12 +42,22 @@ class EnergyTransformer(nn.Module):
         self.width = width
         self.head = nn.Linear(width, 1, bias=False)
         self.num_landscapes = num_landscapes
-        self.compatibility = compatibility
+        self.turn = nn.Linear(width, width, bias=False) if compatibility else None
         initialise(self)
 
+    @property
+    def compatibility(self) -> bool:
+        """Whether the energy has a term of the context's own."""
+        return self.turn is not None
+
     def observe(self, observed: Tensor, memory: Memory | None = None) -> Memory:
-        """Read observed states (B, T, W), embedded, after those in `memory`."""
-        return self.trunk.observe(observed, memory)
+        """Read observed states (B, T, W), embedded, after those in `memory`. What it says of each, `hidden`, is turned
+        to where candidates are, once."""
+        longer = self.trunk.observe(observed, memory)
+        if self.turn is None:
+            return longer
+        said = self.turn(longer.hidden[:, -observed.shape[1] :])
+        return replace(longer, hidden=torch.cat([memory.hidden, said], dim=1) if memory else said)
 
     def energy(self, candidate: Tensor, memory: Memory, landscape: int = 0, positions: Tensor | None = None) -> Tensor:
         """Energies (B, T') of embedded candidates (B, T', W) as next states after the last T' states of `memory`.
@@ -79,9 +90,11 @@ def initialise(network: EnergyTransformer) -> None:
     | landscape embeddings | normal, std 0.02 |
     | adaLN modulations | 0: every landscape starts as the plain block |
     | energy head beside a compatibility term | 0: the context speaks first, and the trunk improves on it |
+    | the matrix A of that term | orthogonal: else a token's own embedding says that it comes again |
     """
     initialise_matrices(network)
     if network.landscape is not None:
         nn.init.normal_(network.landscape.weight, std=0.02)
-    if network.compatibility:
+    if network.turn is not None:
         nn.init.zeros_(network.head.weight)
+        nn.init.orthogonal_(network.turn.weight)

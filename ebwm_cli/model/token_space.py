@@ -37,6 +37,8 @@ class TokenSpace(nn.Module):
 
     `start` is `zeros` (uniform), `noise`, or `forecast` (the output layer of an autoregressive transformer, trained
     with its own loss). Embeddings enter at unit size per channel: the table has std 1 / sqrt(W), scaled by sqrt(W).
+    `head`: whether hidden states are read out; through a matrix that starts orthogonal, as what remembers a token lies
+    along its embedding, and one table for in and out alone would begin by expecting every token again.
     """
 
     in_nats = True
@@ -52,6 +54,7 @@ class TokenSpace(nn.Module):
         table: str = "shared",
         *,
         candidates: bool = True,
+        head: bool = False,
     ) -> None:
         """`candidates`: whether some enter the network."""
         super().__init__()
@@ -72,6 +75,9 @@ class TokenSpace(nn.Module):
         self.own_table = nn.Parameter(torch.empty(vocab_size, width)) if table == "own" else None
         if self.own_table is not None:
             nn.init.normal_(self.own_table, std=self.unit)
+        self.turn = nn.Parameter(torch.empty(width, width)) if head or self.forecasts else None
+        if self.turn is not None:
+            nn.init.orthogonal_(self.turn)
         # What a uniform candidate reads as: its expected embedding is nearly nothing, which a norm would blow up.
         self.undecided = nn.Parameter(torch.empty(width)) if candidates else None
         if self.undecided is not None:
@@ -92,9 +98,9 @@ class TokenSpace(nn.Module):
         return torch.add(self.undecided, point, alpha=self.scale)
 
     def learned_parameters(self) -> Iterable[nn.Parameter]:
-        """The candidates' table and the vector of the undecided."""
+        """The candidates' table, the vector of the undecided, and the matrix before the output layer."""
         table = self.observed_table if self.own_table is None else self.own_table
-        return [table] if self.undecided is None else [table, self.undecided]
+        return [each for each in (table, self.undecided, self.turn) if each is not None]
 
     def start(self, states: Tensor, hidden: Tensor, rng: torch.Generator) -> Tensor:
         """Logits (B, T', V) before step 0, after tokens (B, T') whose hidden states are (B, T', W)."""
@@ -105,8 +111,10 @@ class TokenSpace(nn.Module):
         return self.blank(states)
 
     def forecast(self, states: Tensor, hidden: Tensor) -> Tensor:
-        """Logits h E^T, (B, T', V): an output layer."""
-        return product(hidden, self.table.to(hidden.dtype)).to(self.table.dtype)
+        """Logits h A E^T, (B, T', V): an output layer."""
+        assert self.turn is not None
+        turned = hidden @ self.turn.to(hidden.dtype)
+        return product(turned, self.table.to(hidden.dtype)).to(self.table.dtype)
 
     def blank(self, states: Tensor) -> Tensor:
         """Zeros: all tokens alike."""

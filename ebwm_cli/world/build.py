@@ -117,7 +117,8 @@ def build_space(
 ) -> StateSpace:
     """The state space of `spec`'s modality; see the classes for what it is asked for."""
     if spec.modality == "text":
-        return TokenSpace(spec.state_dim, model.width, start, rule, model.tokens.table, candidates=candidates)
+        table = model.tokens.table
+        return TokenSpace(spec.state_dim, model.width, start, rule, table, candidates=candidates, head=head)
     reads = {"appearance": model.appearance, "motion": model.motion}
     return LatentSpace(spec.state_dim, model.width, start, **reads, candidates=candidates, head=head, residual=residual)
 
@@ -126,7 +127,7 @@ def space_cost(model: ModelSection, spec: StateSpec) -> SpaceCost:
     """What a state of `spec` costs beside the network."""
     product = 2.0 * spec.state_dim * model.width
     if spec.modality == "text":  # tokens are looked up; candidates and their gradients cross the whole table
-        return SpaceCost(0.0, product, 0.0, product, product)
+        return SpaceCost(0.0, product, 0.0, product, product + 2.0 * model.width**2)
     return SpaceCost(product * (bool(model.appearance) + bool(model.motion)), 0.0, product, 0.0, product)
 
 

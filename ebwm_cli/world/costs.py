@@ -69,7 +69,8 @@ def energy_flops(model: EbtSection, spec: StateSpec, think: ThinkSection, space:
     length, rules = spec.context, model.descent
     scored = space.propose + 2.0 * model.width * (1 + model.compatibility)
     forecast = space.head if model.start == "forecast" else 0.0
-    observed = trunk_flops(model, length, length) + length * (space.read + forecast)
+    turned = 2.0 * model.width**2 * model.compatibility
+    observed = trunk_flops(model, length, length) + length * (space.read + forecast + turned)
     proposed = trunk_flops(model, length, length) + length * scored
     point, moved = length * space.point, length * space.move
     free, steps = sum(rules.free_steps) / 2, sum(rules.steps_range) / 2
@@ -83,7 +84,7 @@ def energy_flops(model: EbtSection, spec: StateSpec, think: ThinkSection, space:
     one = trunk_flops(model, 1, length)
     judged = space.point + THINK_PASSES * (one + scored) + space.move
     last = space.point + one + scored  # the energy of where descent arrived
-    return Flops(per_window, think.samples * (think.steps * judged + last) + one + space.read + forecast)
+    return Flops(per_window, think.samples * (think.steps * judged + last) + one + space.read + forecast + turned)
 
 
 def transformer_flops(model: TransformerSection, spec: StateSpec, think: ThinkSection, space: SpaceCost) -> Flops:
