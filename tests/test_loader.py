@@ -17,10 +17,25 @@ def split_of(states: int, context: int = 3, name: str = "train") -> SimpleNamesp
     """A split of one segment whose state i is (i, -i)."""
     rows = np.arange(states, dtype=np.float32)
 
-    def windows(asked: int | None = None, stride: int | None = None) -> np.ndarray:
-        return np.arange(0, states - (asked or context), stride or 1)
+    def windows(asked: int | None = None, stride: int | None = None, share: float = 1.0) -> np.ndarray:
+        return np.arange(0, round(share * states) - (asked or context), stride or 1)
 
-    return SimpleNamespace(states=np.stack([rows, -rows], axis=1), windows=windows, context=context, name=name)
+    def stretches(asked: int, share: float) -> list[tuple[int, int]]:
+        return [(0, round(share * states))]
+
+    return SimpleNamespace(
+        states=np.stack([rows, -rows], axis=1), windows=windows, stretches=stretches, context=context, name=name
+    )
+
+
+def test_a_share_is_all_that_is_learned_and_too_small_a_one_is_said() -> None:
+    loader = Loader(split_of(40), 4, 0, share=0.25)  # type: ignore[arg-type]
+    assert (loader.windows, loader.states_seen) == (7, 10)
+    seen = np.concatenate([loader.batch(step).states[..., 0].numpy().ravel() for step in range(20)])
+    assert seen.max() == 9
+    with pytest.raises(DataError, match=r"0\.05 of the train split") as caught:
+        Loader(split_of(40), 4, 0, share=0.05)  # type: ignore[arg-type]
+    assert "data.fraction" in caught.value.hint
 
 
 def test_batches_hold_the_rows_of_their_windows() -> None:

@@ -176,7 +176,8 @@ def test_a_second_interrupt_leaves_at_once_and_the_process_saves_by_itself(tmp_p
 def test_what_has_ended_when_the_stop_comes_is_told(tmp_path):
     stop = threading.Event()
     told = []
-    for event in executor(1).run([stub_task(tmp_path, "a"), stub_task(tmp_path, "b")], stop.is_set):
+    tasks = [stub_task(tmp_path, "a"), stub_task(tmp_path, "b", "steps=2000", "pause=0.02")]
+    for event in executor(1).run(tasks, stop.is_set):
         told.append(event)
         if isinstance(event, Ended):
             stop.set()

@@ -22,7 +22,8 @@ class EnergyTransformer(nn.Module):
 
     `step_conditioning`: `none`; `embedding`, a learned vector per landscape added to the candidate; `adaln`, a shift,
     scale and gate per landscape in every block. Either touches the candidate stream alone, so a Memory serves all
-    landscapes. `compatibility` adds the term in brackets: the context's own say, whose gradient is an output layer.
+    landscapes. `compatibility` adds the term in brackets: the context's own say, whose gradient is an output layer;
+    `turned` gives it the matrix A, for candidates that are embedded by the table observed states are.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class EnergyTransformer(nn.Module):
         step_conditioning: str = "none",
         num_landscapes: int = 1,
         compatibility: bool = False,
+        turned: bool = True,
     ) -> None:
         super().__init__()
         adaln = num_landscapes if step_conditioning == "adaln" else 0
@@ -42,13 +44,9 @@ class EnergyTransformer(nn.Module):
         self.width = width
         self.head = nn.Linear(width, 1, bias=False)
         self.num_landscapes = num_landscapes
-        self.turn = nn.Linear(width, width, bias=False) if compatibility else None
+        self.compatibility = compatibility
+        self.turn = nn.Linear(width, width, bias=False) if compatibility and turned else None
         initialise(self)
-
-    @property
-    def compatibility(self) -> bool:
-        """Whether the energy has a term of the context's own."""
-        return self.turn is not None
 
     def observe(self, observed: Tensor, memory: Memory | None = None) -> Memory:
         """Read observed states (B, T, W), embedded, after those in `memory`. What it says of each, `hidden`, is turned
@@ -95,6 +93,7 @@ def initialise(network: EnergyTransformer) -> None:
     initialise_matrices(network)
     if network.landscape is not None:
         nn.init.normal_(network.landscape.weight, std=0.02)
-    if network.turn is not None:
+    if network.compatibility:
         nn.init.zeros_(network.head.weight)
+    if network.turn is not None:
         nn.init.orthogonal_(network.turn.weight)

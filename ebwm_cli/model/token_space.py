@@ -37,8 +37,8 @@ class TokenSpace(nn.Module):
 
     `start` is `zeros` (uniform), `noise`, or `forecast` (the output layer of an autoregressive transformer, trained
     with its own loss). Embeddings enter at unit size per channel: the table has std 1 / sqrt(W), scaled by sqrt(W).
-    `head`: whether hidden states are read out; through a matrix that starts orthogonal, as what remembers a token lies
-    along its embedding, and one table for in and out alone would begin by expecting every token again.
+    `head`: whether hidden states are read out; by a `shared` table through a matrix that starts orthogonal, as what
+    remembers a token lies along its embedding, and the table alone would begin by expecting every token again.
     """
 
     in_nats = True
@@ -75,7 +75,8 @@ class TokenSpace(nn.Module):
         self.own_table = nn.Parameter(torch.empty(vocab_size, width)) if table == "own" else None
         if self.own_table is not None:
             nn.init.normal_(self.own_table, std=self.unit)
-        self.turn = nn.Parameter(torch.empty(width, width)) if head or self.forecasts else None
+        turned = (head or self.forecasts) and self.own_table is None
+        self.turn = nn.Parameter(torch.empty(width, width)) if turned else None
         if self.turn is not None:
             nn.init.orthogonal_(self.turn)
         # What a uniform candidate reads as: its expected embedding is nearly nothing, which a norm would blow up.
@@ -111,10 +112,10 @@ class TokenSpace(nn.Module):
         return self.blank(states)
 
     def forecast(self, states: Tensor, hidden: Tensor) -> Tensor:
-        """Logits h A E^T, (B, T', V): an output layer."""
-        assert self.turn is not None
-        turned = hidden @ self.turn.to(hidden.dtype)
-        return product(turned, self.table.to(hidden.dtype)).to(self.table.dtype)
+        """Logits h A E^T, (B, T', V): an output layer; A is the identity where the table is its own."""
+        if self.turn is not None:
+            hidden = hidden @ self.turn.to(hidden.dtype)
+        return product(hidden, self.table.to(hidden.dtype)).to(self.table.dtype)
 
     def blank(self, states: Tensor) -> Tensor:
         """Zeros: all tokens alike."""

@@ -35,6 +35,7 @@ from ebwm_cli.world.costs import (
     hidden_width,
     rnn_flops,
     transformer_flops,
+    turns,
 )
 from ebwm_cli.world.diffusion import DiffusionWorld
 from ebwm_cli.world.direct import DirectWorld
@@ -51,7 +52,7 @@ class Cost:
 
     params: int
     params_non_embedding: int
-    """Without what maps states to width."""
+    """Without what maps states to width and back."""
     flops_per_step: float
     """One update of the weights, at the mean number of drawn descent steps."""
     flops_per_state: float
@@ -69,6 +70,7 @@ def _ebt(model: EbtSection, spec: StateSpec) -> EnergyWorld:
         step_conditioning=model.step_conditioning,
         num_landscapes=model.landscapes,
         compatibility=model.compatibility,
+        turned=turns(model),
     )
     return EnergyWorld(network, build_space(model, spec, start=model.start, rule=model.tokens.rule), model, spec)
 
@@ -127,7 +129,7 @@ def space_cost(model: ModelSection, spec: StateSpec) -> SpaceCost:
     """What a state of `spec` costs beside the network."""
     product = 2.0 * spec.state_dim * model.width
     if spec.modality == "text":  # tokens are looked up; candidates and their gradients cross the whole table
-        return SpaceCost(0.0, product, 0.0, product, product + 2.0 * model.width**2)
+        return SpaceCost(0.0, product, 0.0, product, product + turns(model) * 2.0 * model.width**2)
     return SpaceCost(product * (bool(model.appearance) + bool(model.motion)), 0.0, product, 0.0, product)
 
 
@@ -141,7 +143,8 @@ def cost(recipe: Recipe, spec: StateSpec) -> Cost:
     model, train = recipe.model, recipe.train
     with torch.device("meta"):
         world = build_world(model, spec)
-    params, core = count_parameters(world.parameters()), count_parameters(world.network.parameters())
+    params = count_parameters(world.parameters())
+    core = count_parameters(each for name, each in world.network.named_parameters() if not name.startswith("turn"))
     flops = KINDS[model.kind].flops(model, spec, recipe.think, space_cost(model, spec))
     part = train.batch_size // train.accumulate
     memory = 4 * (6 * params + _activations(model, spec, part))

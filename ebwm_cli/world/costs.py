@@ -14,6 +14,7 @@ from ebwm_cli.model.diffusion import HIDDEN, WAVES
 from ebwm_cli.recipe.model import (
     DiffusionSection,
     EbtSection,
+    ModelSection,
     RnnSection,
     TransformerSection,
     TrunkSection,
@@ -51,6 +52,11 @@ class SpaceCost:
     """From hidden states to a candidate."""
 
 
+def turns(model: ModelSection) -> bool:
+    """Whether hidden states pass a matrix before the table of tokens: where that is the one they were read with."""
+    return model.tokens.table == "shared"
+
+
 def hidden_width(model: TrunkSection) -> int:
     """Of the FFN."""
     return round(model.width * model.ffn_multiplier)
@@ -69,7 +75,7 @@ def energy_flops(model: EbtSection, spec: StateSpec, think: ThinkSection, space:
     length, rules = spec.context, model.descent
     scored = space.propose + 2.0 * model.width * (1 + model.compatibility)
     forecast = space.head if model.start == "forecast" else 0.0
-    turned = 2.0 * model.width**2 * model.compatibility
+    turned = 2.0 * model.width**2 * (model.compatibility and turns(model))
     observed = trunk_flops(model, length, length) + length * (space.read + forecast + turned)
     proposed = trunk_flops(model, length, length) + length * scored
     point, moved = length * space.point, length * space.move
