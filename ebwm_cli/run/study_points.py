@@ -23,7 +23,7 @@ from ebwm_cli.recipe.schema import Recipe, StateSpec
 from ebwm_cli.recipe.study import Study
 from ebwm_cli.run.report_scale import PointReport
 from ebwm_cli.world.build import cost
-from ebwm_cli.world.match import Load, matched, trained_for
+from ebwm_cli.world.match import Load, matched, trained_for, trained_on
 
 RUNS, RECIPES = "runs", "recipes"
 SECONDS_PER_HOUR = 3600.0
@@ -48,29 +48,42 @@ def runs_of(study: Study, prepared: PreparedSet | None, out: Path) -> list[Study
 
     Raises RecipeError where a recipe can't be read or fitted, DataError where a share of the set holds no window.
     """
-    held = prepared.spec if prepared else None
-    runs: dict[str, StudyRun] = {}
+    runs: list[StudyRun] = []
     bases: dict[tuple[str, str | None], Recipe] = {}
     variants: list[str | None] = [*study.variants] or [None]
     for kind, variant in product(study.kinds, variants):
         bases[kind, variant] = base_recipe(study, kind, variant)
     for axis, values in study.axes.items():
-        for value, seed, (kind, variant) in product(sorted(values), range(study.seeds), bases):
-            key = "-".join([kind, *([variant] if variant else []), axis, _short(value), f"seed{seed}"])
-            recipe = _recipe(study, bases[kind, variant], axis, value, held, prepared)
-            recipe = recipe.model_copy(update={"name": key[:80], "seed": seed})
-            runs[key] = StudyRun(_point(study, key, kind, variant, axis, value, recipe, prepared, out), recipe)
-    return list(runs.values())
+        for value in sorted(values):
+            series = [
+                _run(study, kind, variant, base, axis, value, prepared) for (kind, variant), base in bases.items()
+            ]
+            runs += [_seeded(run, seed, out) for seed in range(study.seeds) for run in series]
+    return runs
+
+
+def _run(
+    study: Study, kind: str, variant: str | None, base: Recipe, axis: str, value: float, prepared: PreparedSet | None
+) -> StudyRun:
+    """The run, of no seed yet: sizing and counting are the same for all."""
+    recipe = _recipe(study, base, axis, value, prepared)
+    name = "-".join([kind, *([variant] if variant else []), axis, _short(value)])
+    return StudyRun(_point(study, name, kind, variant, axis, value, recipe, prepared), recipe)
+
+
+def _seeded(run: StudyRun, seed: int, out: Path) -> StudyRun:
+    key = f"{run.point.key}-seed{seed}"
+    point = run.point.model_copy(update={"key": key, "seed": seed, "out": str(out / RUNS / key)})
+    return StudyRun(point, run.recipe.model_copy(update={"name": key[:80], "seed": seed}))
 
 
 def _short(value: float) -> str:
     return f"{value:g}" if value == float(f"{value:g}") else repr(value)
 
 
-def _recipe(
-    study: Study, base: Recipe, axis: str, value: float, held: StateSpec | None, prepared: PreparedSet | None
-) -> Recipe:
+def _recipe(study: Study, base: Recipe, axis: str, value: float, prepared: PreparedSet | None) -> Recipe:
     """The run's recipe, of any seed."""
+    held = prepared.spec if prepared else None
     recipe = _sized(base, axis, value, held, rival_loader(study))
     spec = recipe.state_spec(held)
     budget = study.budget
@@ -82,8 +95,8 @@ def _recipe(
             raise RecipeError("budget.epochs: how many updates an epoch has is not known without a set", "--data DIR")
         steps = max(round(budget.epochs * _loader(prepared, recipe, spec).windows / recipe.train.batch_size), 1)
     if flops is not None:
-        steps = max(round(flops / cost(recipe, spec).flops_per_step), 1)
-    if steps is not None:
+        recipe = trained_on(recipe, spec, flops)
+    elif steps is not None:
         recipe = trained_for(recipe, steps)
     match = MatchSection(seconds=seconds) if seconds is not None else None
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"match": match})})
@@ -133,7 +146,7 @@ def _loader(prepared: PreparedSet, recipe: Recipe, spec: StateSpec) -> Loader:
 
 def _point(
     study: Study, key: str, kind: str, variant: str | None, axis: str, value: float, recipe: Recipe,
-    prepared: PreparedSet | None, out: Path,
+    prepared: PreparedSet | None,
 ) -> PointReport:  # fmt: skip
     spec = recipe.state_spec(prepared.spec if prepared else None)
     spent = cost(recipe, spec)
@@ -144,5 +157,5 @@ def _point(
         key=key, kind=kind, variant=variant, axis=axis, value=value, x=foreseen.get(axis, value),
         size=f"{recipe.model.layers} x {recipe.model.width}", data=states, steps=recipe.train.steps,
         params=spent.params, flops=flops, seed=recipe.seed, devices=study.gpus_per_run, status="queued", reason=None,
-        loss=None, val_loss=None, device_hours=None, seconds=None, out=str(out / RUNS / key),
+        loss=None, val_loss=None, device_hours=None, seconds=None, out="",
     )  # fmt: skip

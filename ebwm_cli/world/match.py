@@ -72,7 +72,7 @@ def _matched(recipe: Recipe, spec: StateSpec | None, load: Load, chain: tuple[st
     params, flops = _params_target(recipe, rival, spec), _flops_target(recipe, rival, spec)
     if params is not None:
         recipe = recipe.model_copy(update={"model": _sized(recipe, own, params)})
-    return recipe if flops is None else _trained(recipe, own, flops)
+    return recipe if flops is None else trained_on(recipe, own, flops)
 
 
 def _rival(recipe: Recipe, spec: StateSpec | None, load: Load, chain: tuple[str, ...]) -> Recipe | None:
@@ -126,7 +126,7 @@ def _spec_of(rival: Recipe, recipe: Recipe, spec: StateSpec | None) -> StateSpec
 # ----------------------------------------------------------------------------------------------- choices
 
 
-def _trained(recipe: Recipe, spec: StateSpec, flops: float) -> Recipe:
+def trained_on(recipe: Recipe, spec: StateSpec, flops: float) -> Recipe:
     """`recipe` with as many updates as cost `flops`."""
     return trained_for(recipe, max(round(flops / cost(recipe, spec).flops_per_step), 1))
 
