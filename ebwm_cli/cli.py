@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ebwm_cli import __version__
-from ebwm_cli.cli_options import Checkpoint, Data, Device, Json, Quiet, Seed, Verbose
+from ebwm_cli.cli_eval import evaluate
+from ebwm_cli.cli_options import Checkpoint, Data, Device, Json, Quiet, Seed, Thinking, Verbose
 from ebwm_cli.cli_prepare import prepare_app
 from ebwm_cli.cli_words import (
     ListCommand,
     VerbGroup,
     apart,
-    counts,
     default_recipe,
     default_study,
     given_of,
-    only_beside,
+    key_values,
     recipe_words,
     stop_or_none,
     told,
@@ -39,11 +39,6 @@ if TYPE_CHECKING:
     from ebwm_cli.run.report import Report
 
 DEMO = Path("data/demo")
-WITH_FACETS = {
-    "checkpoint", "data", "windows", "against", "facets", "seed", "device", "json", "quiet", "verbose",
-}  # fmt: skip
-"""Parameters of eval that mean something beside --facets."""
-
 
 app = typer.Typer(
     name="ebwm", cls=VerbGroup,
@@ -51,6 +46,7 @@ app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
 )  # fmt: skip
 app.add_typer(prepare_app, name="prepare")
+app.command("eval", cls=ListCommand)(evaluate)
 
 
 @app.command()
@@ -90,44 +86,13 @@ def train(
     show(reports, View("lines" if json else "", quiet, verbose > 0, "getting ready to train"))
 
 
-@app.command("eval", cls=ListCommand)
-def evaluate(
-    ctx: typer.Context,
-    checkpoint: Checkpoint = None,
-    data: Data = None,
-    steps: Annotated[list[str], typer.Option(help="Descent steps to compare: 1 2 4.")] = ["1", "2", "4", "8", "16"],  # noqa: B006
-    samples: Annotated[list[str], typer.Option(help="Starts per state to compare: 1 4.")] = ["1", "4"],  # noqa: B006
-    rollout: Annotated[int | None, typer.Option(help="States to predict ahead. [default: 4; text: 0]", min=0)] = None,
-    stride: Annotated[int | None, typer.Option(help="States between windows; else a whole context.", min=1)] = None,
-    windows: Annotated[int | None, typer.Option(help="Most windows. [default: for 32,768 predictions]", min=1)] = None,
-    questions: Annotated[Path | None, typer.Option(help="A jsonl of {prompt, answer[, choices]}, for text.")] = None,
-    against: Annotated[list[Path], typer.Option(help="Other checkpoints, compared window by window.")] = [],  # noqa: B006
-    facets: Annotated[bool, typer.Option("--facets", help="Four facets of a world model instead of losses.")] = False,
-    seed: Seed = 0, device: Device = "auto", json: Json = False, quiet: Quiet = False, verbose: Verbose = 0,
-) -> None:  # fmt: skip
-    """Measure a checkpoint on held-out windows."""
-    from ebwm_cli.commands import evaluate as command
-    from ebwm_cli.console import View, show
-
-    view = View("document" if json else "", quiet, verbose > 0, "measuring held-out windows")
-    if facets:
-        only_beside(ctx, "--facets", WITH_FACETS)
-        show(_facets(checkpoint, against, data=data, device=device, seed=seed, most_windows=windows), view)
-        return
-    reports = command.evaluate(
-        checkpoint, data=data, steps=counts("--steps", steps), samples=counts("--samples", samples),
-        rollout=rollout, stride=stride, most_windows=windows, questions=questions, against=against,
-        device=device, seed=seed,
-    )  # fmt: skip
-    show(reports, view)
-
-
 @app.command()
 def think(
     checkpoint: Checkpoint = None,
     steps: Annotated[int | None, typer.Option(help="Descent steps; else the recipe's.", min=0)] = None,
     samples: Annotated[int | None, typer.Option(help="Starts, of which the lowest energy is kept.", min=1)] = None,
-    stop: Annotated[str | None, typer.Option(help="fixed: all steps; energy: until a state's energy settles.")] = None,
+    stop: Annotated[str | None, typer.Option(help="fixed, energy (until it settles) or still.")] = None,
+    thinking: Thinking = [],  # noqa: B006
     input: Annotated[Path | None, typer.Option(help="A clip to continue.")] = None,
     data: Data = None,
     index: Annotated[int, typer.Option(help="Which held-out window, without --input.", min=0)] = 0,
@@ -143,6 +108,7 @@ def think(
     from ebwm_cli.console import View, show
 
     budget = {"steps": steps, "samples": samples, "stop": stop_or_none(stop)}
+    budget["thinking"] = key_values("--thinking", thinking)  # type: ignore[assignment]
     writing = {"max_new": max_new, "temperature": temperature, "top_p": top_p}
     window = {"input": input, "data": data, "index": index or None, "horizon": None if horizon == 1 else horizon}
     apart(prompt, writing, window)
@@ -215,12 +181,6 @@ def _trained_together(words: list[str], gpus: int, device: str) -> bool:
         return train_together(words, gpus, device)
     finally:
         Console(stderr=True).show_cursor()  # a killed rank leaves it hidden
-
-
-def _facets(checkpoint: Path | None, against: list[Path], **options: Any) -> Iterator[Report]:
-    from ebwm_cli.commands import facets
-
-    yield from facets.facets(checkpoint, against=against, **options)
 
 
 def _think(checkpoint: Path | None, prompt: str | None, **options: Any) -> Iterator[Report]:

@@ -13,4 +13,7 @@ Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="More 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Seed = Annotated[int, typer.Option(help="Of every random draw.", min=0)]
 Data = Annotated[Path | None, typer.Option(help="A prepared set; else the one set under ./data.")]
+Thinking = Annotated[
+    list[str], typer.Option(help="How to think, KEY=VALUE of a recipe's think section: stop=energy backtrack=true.")
+]
 Checkpoint = Annotated[Path | None, typer.Option(help="A model.safetensors or a run folder; else runs/latest.")]

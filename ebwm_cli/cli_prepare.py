@@ -8,6 +8,13 @@ from typing import Annotated
 import typer
 
 from ebwm_cli.cli_options import Json, Quiet, Seed, Verbose
+from ebwm_cli.cli_words import only_beside
+from ebwm_cli.errors import UsageError
+
+BALLS, SUMS = "balls", "sums"
+"""The built-in worlds."""
+OF_SUMS = {"world", "out", "context", "workers", "seed", "json", "quiet", "verbose"}
+"""Parameters of demo that mean something for sums."""
 
 prepare_app = typer.Typer(help="Turn clips or text into a prepared set under ./data.", no_args_is_help=False)
 
@@ -62,16 +69,31 @@ def prepare_text(
 
 @prepare_app.command("demo")
 def prepare_demo(
-    out: Out = None, encoder: Encoder = "pca", interval: Interval = None, every: Every = None, size: Size = 32,
-    latent_dim: LatentDim = 128, context: Context = 16, workers: Workers = None, seed: Seed = 0,
+    ctx: typer.Context,
+    world: Annotated[str, typer.Option(help="balls: clips of balls that collide; sums: text that calculates.")] = BALLS,
+    out: Annotated[Path | None, typer.Option(help="Where the set goes; else data/demo, of sums data/sums.")] = None,
+    encoder: Encoder = "pca", interval: Interval = None, every: Every = None, size: Size = 32,
+    latent_dim: LatentDim = 128,
+    context: Annotated[int | None, typer.Option(help="States of context; else 16, of sums 128.", min=1)] = None,
+    workers: Workers = None, seed: Seed = 0,
     json: Json = False, quiet: Quiet = False, verbose: Verbose = 0,
 ) -> None:  # fmt: skip
-    """Render the built-in clips (colliding balls) and prepare them."""
-    from ebwm_cli.commands import prepare
+    """Make a built-in world, of which is known how hard each state is to foresee, and prepare it."""
     from ebwm_cli.console import View, show
 
+    given = {"seed": seed, "workers": workers, **({} if context is None else {"context": context})}
+    view = View("document" if json else "", quiet, verbose > 0, "making the demo")
+    if world == SUMS:
+        only_beside(ctx, f"--world {SUMS}", OF_SUMS)
+        from ebwm_cli.commands import prepare_text
+
+        show(prepare_text.prepare_sums(out, **given), view)
+        return
+    if world != BALLS:
+        raise UsageError(f"--world is {BALLS} or {SUMS}, not {world}", f"{ctx.command_path} --world {BALLS}")
+    from ebwm_cli.commands import prepare
+
     reports = prepare.prepare_demo(
-        out, seed=seed, encoder=encoder, interval=interval, every=every, size=size,
-        latent_dim=latent_dim, context=context, workers=workers,
-    )  # fmt: skip
-    show(reports, View("document" if json else "", quiet, verbose > 0, "rendering the demo"))
+        out, encoder=encoder, interval=interval, every=every, size=size, latent_dim=latent_dim, **given
+    )
+    show(reports, view)

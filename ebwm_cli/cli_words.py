@@ -52,10 +52,26 @@ def counts(option: str, words: list[str]) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
+def key_values(option: str, words: list[str]) -> dict[str, Any]:
+    """KEY=VALUE words as a tree of values."""
+    from ebwm_cli.recipe.strict_yaml import StrictYamlError, parse
+
+    values = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        try:
+            values[key] = parse(value)
+        except StrictYamlError:
+            equals = ""
+        if not (key and equals):
+            raise UsageError(f"{option} takes KEY=VALUE, not {word}", f"{option} stop=energy")
+    return values
+
+
 def stop_or_none(stop: str | None) -> str | None:
     """The way to stop, checked before anything heavy is loaded."""
-    if stop not in (None, "fixed", "energy"):
-        raise UsageError(f"--stop is fixed or energy, not {stop}", "ebwm think --stop energy")
+    if stop not in (None, "fixed", "energy", "still"):
+        raise UsageError(f"--stop is fixed, energy or still, not {stop}", "ebwm think --stop energy")
     return stop
 
 

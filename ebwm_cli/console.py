@@ -20,6 +20,8 @@ from rich.live import Live
 from rich.text import Text
 
 from ebwm_cli import (  # noqa: F401 - they draw reports
+    console_calibration,
+    console_difficulty,
     console_eval,
     console_facets,
     console_scale,

@@ -55,6 +55,8 @@ def _eval(report: EvalReport) -> RenderableType:
         facts.add("doubt and error", Text(doubt, QUIET), f"rank correlation of {report.doubt}, the trivial predictor")
     facts.add("size", f"{count(report.params)} parameters", f"{count(report.flops_per_state)}FLOP per state")
     parts: list[RenderableType] = [_by_steps(report)] if report.by_steps else []
+    if report.by_stop:
+        parts.append(_by_stop(report))
     if report.by_samples:
         parts.append(_by_samples(report))
     if report.questions:
@@ -81,6 +83,19 @@ def _by_steps(report: EvalReport) -> Table:
         took = f"{row.seconds * 1e3:.3g} ms"
         cells = [number(row.perplexity)] if extra else []
         rows.add_row(f"{row.steps}", loss, *cells, against(row.loss, reference.loss), number(row.energy), took)
+    return rows
+
+
+def _by_stop(report: EvalReport) -> Table:
+    """What stopping saves, and what it costs."""
+    rows = table("stop", "loss", "change", "steps", "FLOPs", "of all", "used 0 1 2 ..", title="stopping by itself")
+    whole = report.by_stop[0]
+    for row in report.by_stop:
+        change = against(row.loss, whole.loss) if row is not whole else Text("")
+        share = f"{row.flops_per_state / whole.flops_per_state:.0%}"
+        spread = Text(sparkline([float(each) for each in row.counts], len(row.counts)), LABEL)
+        cells = [number(row.loss), change, f"{row.steps_used:.1f} of {row.steps}", count(row.flops_per_state)]
+        rows.add_row(safe(row.stop), *cells, share, spread)
     return rows
 
 

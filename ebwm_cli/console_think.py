@@ -1,4 +1,4 @@
-"""A descent, drawn: the table of moves, the energy as it falls, every position, what stopping did, the files."""
+"""A descent, drawn: the table of moves, the energy as it falls, what happened in words, how sure the answer is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from rich.text import Text
 
 from ebwm_cli.console_tables import BAD, GOOD, LABEL, QUIET, Facts, against, render, table
 from ebwm_cli.console_text import duration, number, safe, sparkline
-from ebwm_cli.run.report import DescentRow, ThinkReport
+from ebwm_cli.run.report_think import DescentRow, ThinkReport, TokenChance
+from ebwm_cli.run.thought_words import KEPT, agreement_in_words, percent, rank_in_words, visible
 
 MAX_ROWS = 20
 
@@ -18,6 +19,8 @@ def _think(report: ThinkReport) -> RenderableType:
     facts.add("after", Text(f"{report.context} states of {safe(report.source)}"))
     if report.score:
         _add_energies(facts, report, report.score)
+    else:
+        facts.add("thinking", Text(safe(report.stopped)))
     if report.error is not None:
         beside = Text()
         if report.reference_error is not None:
@@ -27,10 +30,11 @@ def _think(report: ThinkReport) -> RenderableType:
     if report.predicted_text is not None:
         truth = "" if report.true_text is None else f"the truth is {report.true_text!r}"
         facts.add("says", safe(repr(report.predicted_text)), safe(truth))
+    if report.likeliest:
+        facts.add("likeliest", _tokens(report.likeliest))
     if len(report.rollout_errors) > 1:
         line = Text(sparkline(report.rollout_errors, 48), LABEL)
         facts.add("error ahead", line, _span(report.rollout_errors))
-    facts.add("stopping", Text(safe(report.stopped)))
     below = [
         Text(f"\n{safe(file)}", LABEL) if not i else Text(safe(file), LABEL) for i, file in enumerate(report.files)
     ]
@@ -42,15 +46,30 @@ def _think(report: ThinkReport) -> RenderableType:
 
 
 def _add_energies(facts: Facts, report: ThinkReport, name: str) -> None:
-    """How the energy fell, at every position and for every start."""
+    """How the energy fell, what happened in words, how low it is, at every position and for every start."""
     fell = report.energy_gap > 0
     ends = f"{number(report.energies[0])} → {number(report.energies[-1])}" if report.energies else "–"
     line = Text(f"{sparkline(report.energies, 24)}  ", GOOD if fell else BAD).append(ends, "bold")
     facts.add(name, line, Text(f"gap {number(report.energy_gap)}", GOOD if fell else BAD))
+    facts.add("descent", Text(safe(report.stopped)))
+    if rank := rank_in_words(report):
+        facts.add("its rank", Text(rank))
     facts.add("every position", Text(sparkline(report.position_energies, 48), LABEL), _span(report.position_energies))
     if len(report.sample_energies) > 1:
-        kept = f"{len(report.sample_energies)} starts, lowest kept"
+        kept = f"{len(report.sample_energies)} starts, {KEPT[report.select]}"
         facts.add("every start", Text(sparkline(report.sample_energies, 24), LABEL), kept)
+    if agreement := agreement_in_words(report):
+        facts.add("agreement", Text(agreement))
+
+
+def _tokens(likeliest: list[TokenChance]) -> Text:
+    """Tokens with their probabilities, the true one green."""
+    line = Text()
+    for index, each in enumerate(likeliest):
+        line.append("   " if index else "")
+        line.append(visible(each.token), f"bold {GOOD}" if each.true else "bold")
+        line.append(f"\u00a0{percent(each.probability)}".replace(" ", "\u00a0"), QUIET)  # not torn apart
+    return line
 
 
 def _descent(report: ThinkReport, score: str) -> RenderableType:

@@ -38,7 +38,7 @@ def section_of(world: str, modality: str, **model: Any) -> ModelSection:
         return RnnSection(**{**shape, **model}, cell=world)
     shape["heads"] = 2
     if world == "ebt":
-        descent = DescentSection(**{"free_steps": (0, 0), "learn_step_size": False, **model.pop("descent", {})})
+        descent = DescentSection(**{"free_steps": (0, 0), "step_control": "fixed", **model.pop("descent", {})})
         start = {"start": "zeros", "compatibility": True} if modality == "text" else {}
         return EbtSection(**{**shape, **start, **model}, descent=descent)
     return {"transformer": TransformerSection, "diffusion": DiffusionSection}[world](**{**shape, **model})

@@ -32,7 +32,7 @@ def make_text_set(path: Path, *, sentences: int = 400, **options: object) -> Pre
 
 def small_text_recipe(**model: object) -> Recipe:
     """A world of a few thousand weights."""
-    descent = DescentSection(steps=1, free_steps=(0, 1), anchor=0.5, learn_step_size=False)
+    descent = DescentSection(steps=1, free_steps=(0, 1), anchor=0.5, step_control="fixed")
     section = EbtSection(layers=1, width=16, heads=2, start="zeros", compatibility=True, descent=descent)
     return Recipe(
         name="small",

@@ -137,7 +137,7 @@ def test_the_tour_prepares_once_trains_evaluates_and_thinks(seen, tmp_path, monk
         (["eval", "--steps", "a"], "--steps takes whole numbers from 1 up, not a", "--steps 1 2 4"),
         (["eval", "--steps", "0"], "--steps takes whole numbers from 1 up, not 0", "--steps 1 2 4"),
         (["train", "a", "b"], "one recipe at a time", "ebwm train a"),
-        (["think", "--stop", "never"], "--stop is fixed or energy", "ebwm think --stop energy"),
+        (["think", "--stop", "never"], "--stop is fixed, energy or still", "ebwm think --stop energy"),
         (["prepare", "video", "--src", "x", "--every", "0"], "--every", "--help"),
         (
             ["prepare", "video", "--src", "x", "--every", "1", "--interval", "1"],

@@ -44,6 +44,10 @@ EVALUATED = reports.EvalReport(
     checkpoint="runs/a_long_name_of_a_run_that_goes_on/model.safetensors", data="data/clips", split="test", windows=41,
     loss=0.118, score="energy", steps=4,
     by_steps=[reports.StepsRow(steps=k, loss=0.2 / k, perplexity=None, energy=-k, seconds=1e-4) for k in (1, 16)],
+    by_stop=[
+        reports.StopRow(stop="fixed", steps=4, loss=0.12, steps_used=4, counts=[0, 0, 0, 0, 9], flops_per_state=2e6),
+        reports.StopRow(stop="energy", steps=4, loss=0.121, steps_used=2, counts=[0, 3, 3, 3, 0], flops_per_state=1e6),
+    ],
     by_samples=[reports.SamplesRow(samples=4, select="lowest energy", loss=0.1, perplexity=None)],
     copy_last_loss=0.181, mean_loss=0.3,
     references=[reports.ReferenceRow(name="copying the last", loss=0.181, perplexity=None)], stride=16, questions=None,
@@ -55,13 +59,15 @@ EVALUATED = reports.EvalReport(
 ENERGIES = [2.0 * 0.9**k for k in range(65)]
 THOUGHT = reports.ThinkReport(
     score="energy",
-    checkpoint="runs/r/model.safetensors", source="data/clips", context=16, horizon=2, samples=2, stop="fixed",
+    checkpoint="runs/r/model.safetensors", source="data/clips", context=16, horizon=2, samples=2,
+    select="energy", stop="fixed",
     steps=64, steps_used=[64, 64], stopped="all 64 steps were spent", energies=ENERGIES, energy_gap=1.9,
     descent=[
         reports.DescentRow(step=k, energy=e, drop=0.1, move=0.01, error=None) for k, e in enumerate(ENERGIES)
     ],
-    position_energies=[0.1] * 18, sample_energies=[0.1, 0.2], error=0.1, reference=None, reference_error=None,
-    predicted_text=None, true_text=None,
+    position_energies=[0.1] * 18, sample_energies=[0.1, 0.2], sample_agreement=None, sample_spread=0.02,
+    energy_rank=0.83, ranked_energies=512, ranked_among="held-out energies", error=0.1, reference=None,
+    reference_error=None, predicted_text=None, true_text=None, likeliest=[],
     rollout_errors=[0.1, 0.2], states=2, files=["runs/r/think/strip.png"], seconds=0.5,
 )  # fmt: skip
 FINAL = [PREPARED, PLAN, TRAINED, EVALUATED, THOUGHT]

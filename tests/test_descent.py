@@ -8,7 +8,6 @@ import torch
 from ebwm_cli.sampler.descent import descend
 from ebwm_cli.sampler.schedule import draw_count, draw_step_scale
 from ebwm_cli.sampler.selection import lowest_energy, take
-from ebwm_cli.sampler.stopping import EnergySettled
 
 
 def quadratic(curvature: float, bottom: torch.Tensor):
@@ -119,26 +118,6 @@ def test_gradient_clamp_bounds_a_move_and_keeps_its_direction():
     assert torch.allclose(torch.cosine_similarity(free, clamped, dim=-1), torch.ones(2, 3, dtype=torch.float64))
     loose = descend(quadratic(1.0, BOTTOM), START, steps=1, step_size=1.0, gradient_clamp=1e6).final
     assert torch.allclose(loose, BOTTOM)
-
-
-def test_stopping_freezes_settled_positions_and_ends_when_all_have():
-    scale = torch.tensor([[1.0, 0.05, 1.0]] * 2, dtype=torch.float64)  # the middle position is flat, hence slow
-    energy = lambda y: scale / 2 * (y - BOTTOM).square().sum(-1)  # noqa: E731
-    run = descend(energy, START, steps=200, step_size=0.9, stopping=EnergySettled(0.01), record=True)
-    assert run.steps_used.max() < 200
-    assert (run.steps_used[:, 1] > run.steps_used[:, 0]).all()
-    free = descend(energy, START, steps=200, step_size=0.9, record=True)
-    for b in range(2):
-        for t in range(3):
-            used = int(run.steps_used[b, t])
-            assert torch.equal(run.final[b, t], free.path[b, t, used])
-            drop = free.energies[b, t, used - 1] - free.energies[b, t, used]
-            assert drop < 0.01 * (free.energies[b, t, 0] - free.energies[b, t, used])
-
-
-def test_stopping_ends_at_once_where_energy_rises():
-    run = descend(quadratic(1.0, BOTTOM), START, steps=9, step_size=2.5, stopping=EnergySettled(0.01))
-    assert (run.steps_used == 1).all()
 
 
 def test_zero_steps_return_the_start_and_its_energy():

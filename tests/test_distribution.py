@@ -60,7 +60,7 @@ def test_what_the_parts_dont_divide_is_not_cut(shape, monkeypatch):
 @pytest.mark.parametrize("steps", [1, 2])
 def test_a_descent_step_on_tokens_keeps_one_tensor_of_candidates(steps):
     """Beside the start, what autograd keeps of the size of the candidates is one tensor a step: the candidates."""
-    rules = DescentSection(steps=steps, free_steps=(0, 0), anchor=0.5, learn_step_size=False)
+    rules = DescentSection(steps=steps, free_steps=(0, 0), anchor=0.5, step_control="fixed")
     world = build_world(
         EbtSection(layers=1, width=WIDTH, heads=2, start="zeros", compatibility=True, descent=rules),
         StateSpec(modality="text", state_dim=VOCABULARY + 1, context=5),

@@ -20,6 +20,7 @@ from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.run.checkpoint import LoadedWorld, load_world, save_model
 from ebwm_cli.run.measure import psnr
 from ebwm_cli.run.report import EvalReport, Notice
+from ebwm_cli.world.build import cost, thinking_flops
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,9 @@ def test_rows_by_samples_choose_by_energy_average_and_pick_blindly(model: Path, 
     )
     errors = np.stack([smooth_l1(prediction.sample_states[:, :, m], windows[:, 1:]) for m in range(3)], -1)
     best = prediction.sample_energies.argmin(-1, keepdim=True).numpy()
+    farthest = prediction.sample_gaps.argmax(-1, keepdim=True).numpy()
     expected = {
+        "gap": np.take_along_axis(errors, farthest, -1).mean(),
         "energy": np.take_along_axis(errors, best, -1).mean(),
         "mean": smooth_l1(prediction.sample_states.mean(2), windows[:, 1:]).mean(),
         "random": errors.mean(),
@@ -117,6 +120,32 @@ def test_rows_by_samples_choose_by_energy_average_and_pick_blindly(model: Path, 
     first = {"samples": 1, "select": "energy", "loss": report.loss, "perplexity": None}
     assert report.by_samples[0].model_dump() == first
     assert {row.select: row.loss for row in report.by_samples[1:]} == pytest.approx(expected, rel=1e-5)
+
+
+def test_stopping_rows_tell_the_steps_used_and_the_flops_really_spent(model: Path, home: Path) -> None:
+    report = measured(model, steps=[1, 12], thinking={"tolerance": 0.2})
+    whole, stopped = report.by_stop
+    assert (whole.stop, stopped.stop, whole.steps) == ("fixed", "energy", 12)
+    assert whole.loss == report.by_steps[1].loss
+    assert whole.counts == [0] * 12 + [report.windows * report.stride]
+    assert sum(stopped.counts) == report.windows * report.stride
+    used = sum(steps * count for steps, count in enumerate(stopped.counts)) / sum(stopped.counts)
+    assert stopped.steps_used == pytest.approx(used)
+    assert 0 < stopped.steps_used < 12
+    loaded, windows = load_world(model), windows_of(open_set(home / "data" / "one"))
+    recipe = loaded.recipe.model_copy(update={"think": loaded.recipe.think.model_copy(update={"steps": 12})})
+    assert whole.flops_per_state == pytest.approx(cost(recipe, loaded.spec).flops_per_state)
+    think = recipe.think.model_copy(update={"stop": "energy", "tolerance": 0.2, "samples": 1})
+    spent = loaded.world.predict(loaded.world.observe(windows[:, :-1]), think, torch.Generator().manual_seed(0))
+    looks, tries = spent.looks.double().mean().item(), spent.tries.double().mean().item()
+    assert stopped.flops_per_state == pytest.approx(thinking_flops(recipe, loaded.spec, looks, tries), rel=1e-6)
+    assert stopped.flops_per_state < 0.8 * whole.flops_per_state
+
+
+def test_thinking_is_as_asked_and_unknown_keys_are_refused(model: Path) -> None:
+    assert measured(model, thinking={"steps": 7}).steps == 7
+    with pytest.raises(UsageError, match="stepz"):
+        measured(model, thinking={"stepz": 7})
 
 
 def test_rollout_equals_observing_everything_anew(model: Path, home: Path) -> None:

@@ -29,8 +29,9 @@ from ebwm_cli.recipe.model import DiffusionSection, ModelSection, RnnSection, Tr
 from ebwm_cli.recipe.schema import DataSection, Recipe, ThinkSection
 from ebwm_cli.run import facets as measuring
 from ebwm_cli.run.checkpoint import load_world
-from ebwm_cli.run.facets import Difficulty, measure_facets, pair_windows
+from ebwm_cli.run.facets import Difficulty, measure_facets
 from ebwm_cli.run.measure import HeldOut
+from ebwm_cli.run.pairs import pair_windows
 from ebwm_cli.run.report import EvalReport, Notice
 from ebwm_cli.run.report_facets import FacetsReport, FacetsRow, Measured, StepsLoss
 from ebwm_cli.world.protocol import Prediction
@@ -220,9 +221,11 @@ class Seer(nn.Module):
         wrong = hard + unknown
         state = truth + 0.1 * wrong[..., None]
         zero = state.new_zeros(*state.shape[:2], 1)
+        none = zero[..., 0].long()
         return Prediction(
             state=state, start=state, energies=wrong[..., None], moves=zero, steps_used=(1e6 * hard).long(),
             sample_states=state[:, :, None].expand(-1, -1, think.samples, -1), sample_energies=zero,
+            sample_gaps=zero, looks=none, tries=none,
         )  # fmt: skip
 
 

@@ -15,8 +15,8 @@ from ebwm_cli.data.store import open_set
 from ebwm_cli.errors import DataError
 from ebwm_cli.model.state_space import NEAR_MISS, LatentSpace
 from ebwm_cli.model.token_space import TokenSpace
-from ebwm_cli.run.facets import pair_windows, partners
 from ebwm_cli.run.measure import HeldOut
+from ebwm_cli.run.pairs import pair_windows, partners
 
 # ---------------------------------------------------------------------------------------------- pairs
 

@@ -202,6 +202,7 @@ def test_a_held_out_window_is_thought_about(home):
     assert report.reference is report.reference_error is None
     assert report.true_text is not None
     assert {file.rpartition("/")[2] for file in report.files} == {
+        "candidates.png",
         "landscape.png",
         "trajectory.safetensors",
         "report.json",

@@ -145,11 +145,11 @@ def test_candidates_move_as_published(name):
     conditioning = (model.step_conditioning, model.landscapes)
     if "_s2_" in name:  # two or three moves, the last carries loss
         assert (rules.steps, moves, recipe.think.steps) == (1, (2, 3), 3)
-        assert (rules.learn_step_size, rules.step_size_jitter, rules.step_size) == (False, 2, 5 if text else 0.1)
+        assert (rules.step_control, rules.step_size_jitter, rules.step_size) == ("fixed", 2, 5 if text else 0.1)
         assert (*conditioning, model.start_noise) == ("none", 1, 3 if text else 1)
     else:
         assert (rules.steps, moves, recipe.think.steps) == (2, (2, 2), 2)
-        assert (rules.learn_step_size, rules.step_size_jitter, rules.step_size) == (True, 1, 500 if text else 1)
+        assert (rules.step_control, rules.step_size_jitter, rules.step_size) == ("learned", 1, 500 if text else 1)
         assert (*conditioning, model.start_noise, rules.step_size_lr_scale) == ("embedding", 2, 0, 3)
 
 

@@ -1,4 +1,4 @@
-"""Pictures: whole pixels, right sizes, planes that contain what they claim, films with every frame in its place."""
+"""Pictures: whole pixels, right sizes, films with every frame in its place."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ebwm_cli.run.landscape import survey
-from ebwm_cli.run.pictures import Curve, Row, Tile, difference_frame, draw_curves, draw_landscape, draw_strip
+from ebwm_cli.run.pictures import Curve, Row, Tile, difference_frame, draw_curves, draw_strip
 from ebwm_cli.run.thought_files import shown_steps
 from ebwm_cli.run.video_writer import FRAMES_PER_SECOND, write_rollout
 
@@ -29,11 +28,6 @@ def checkers(size: int = 16) -> np.ndarray:
 def read(file: Path) -> np.ndarray:
     with Image.open(file) as image:
         return np.asarray(image.convert("RGB"))
-
-
-def bowl(centre: np.ndarray):
-    """Energies |x - centre|^2 / 2D."""
-    return lambda x: (((x - centre) ** 2).mean(-1) / 2).astype(np.float32)
 
 
 # ---------------------------------------------------------------------------------------------- strip
@@ -87,57 +81,10 @@ def test_shown_steps_are_few_and_hold_both_ends(steps: int) -> None:
     assert shown == sorted(set(shown))
 
 
-# ---------------------------------------------------------------------------------------------- landscape
+# ---------------------------------------------------------------------------------------------- curves
 
 
-def test_plane_contains_start_final_and_truth() -> None:
-    rng = np.random.default_rng(0)
-    truth = rng.normal(size=24).astype(np.float32)
-    path = np.stack([rng.normal(size=24), rng.normal(size=24), rng.normal(size=24)]).astype(np.float32)
-    seen: list[np.ndarray] = []
-
-    def score(x: np.ndarray) -> np.ndarray:
-        seen.append(x)
-        return bowl(truth)(x)
-
-    found = survey(score, path, truth, rng, grid=21)
-    assert found.truth is not None
-    assert found.path[0] == pytest.approx([0, 0], abs=1e-6)
-    assert found.path[-1, 1] == pytest.approx(0, abs=1e-6)
-    # In state units: distances in the plane are root mean squares between the states.
-    assert found.path[-1, 0] == pytest.approx(np.sqrt(np.mean((path[-1] - path[0]) ** 2)), rel=1e-5)
-    assert np.hypot(*found.truth) == pytest.approx(np.sqrt(np.mean((truth - path[0]) ** 2)), rel=1e-5)
-    # The truth lies in the plane, so the energy at (u, v) is the bowl in these two coordinates alone.
-    u, v = np.meshgrid(found.u, found.v)
-    expected = ((u - found.truth[0]) ** 2 + (v - found.truth[1]) ** 2) / 2
-    assert found.energies == pytest.approx(expected, abs=1e-5)
-    assert len(np.concatenate(seen)) == 21 * 21
-    assert found.u[0] < min(found.path[:, 0].min(), found.truth[0])
-    assert found.v[-1] > max(found.path[:, 1].max(), found.truth[1])
-
-
-def test_second_direction_is_random_without_a_truth_and_a_function_of_the_seed() -> None:
-    path = np.linspace(0, 1, 5)[:, None] * np.ones((1, 8), np.float32)
-    first, again, other = (survey(bowl(np.arange(8)), path, None, np.random.default_rng(s)) for s in (1, 1, 2))
-    assert first.truth is None
-    assert first.second == "random"
-    assert np.array_equal(first.energies, again.energies)
-    assert not np.allclose(first.energies, other.energies)
-
-
-@pytest.mark.parametrize("size", [1, 2, 16])
-def test_a_descent_that_goes_nowhere_still_has_a_landscape(size: int, tmp_path: Path) -> None:
-    path = np.zeros((1, size), np.float32)
-    found = survey(bowl(np.ones(size)), path, path[0], np.random.default_rng(0), grid=9)
-    assert np.isfinite(found.energies).all()
-    draw_landscape(tmp_path / "flat.png", "flat", found, [Curve("energy", [0], [1.0])])
-    assert read(tmp_path / "flat.png").shape == (580, 1060, 3)
-
-
-def test_flat_energy_and_single_points_can_be_drawn(tmp_path: Path) -> None:
-    path = np.eye(3, dtype=np.float32)
-    found = survey(lambda x: np.zeros(len(x), np.float32), path, None, np.random.default_rng(0), grid=9)
-    draw_landscape(tmp_path / "flat.png", "flat", found, [Curve("energy", [0, 1, 2], [0.0, 0.0, 0.0])])
+def test_single_points_can_be_drawn(tmp_path: Path) -> None:
     draw_curves(
         tmp_path / "one.png", "one", [Curve("loss", [0], [0.1], reference=("copy last", 0.1))], "steps", log2=True
     )

@@ -23,6 +23,7 @@ from ebwm_cli.run.checkpoint import load_world
 from ebwm_cli.run.report import Notice, ThinkReport
 from ebwm_cli.run.thought import Scene, think_about
 from ebwm_cli.run.thought_files import scorer, write_thought
+from ebwm_cli.run.thought_measures import held_out_energies
 
 
 @pytest.fixture(scope="module")
@@ -114,17 +115,39 @@ def test_samples_keep_the_lowest_energy(model: Path) -> None:
     report = thought(model, samples=5)
     assert len(report.sample_energies) == 5
     assert report.energies[-1] == pytest.approx(min(report.sample_energies))
+    assert report.sample_agreement is None
+    assert report.sample_spread is None or report.sample_spread > 0
 
 
 def test_stopping_says_what_it_did(model: Path, home: Path, tmp_path: Path) -> None:
-    assert thought(model, steps=4).stopped == "all 4 steps were taken"
+    assert thought(model, steps=4).stopped.startswith("not settled after 4 steps: still falling by ")
     recipe = small_recipe().model_copy(update={"think": ThinkSection(steps=40, stop="energy", tolerance=0.3)})
     file = make_run(tmp_path / "settles", open_set(home / "data" / "one"), recipe=recipe)
     report = thought(file, horizon=2)
     assert max(report.steps_used) < 40
     assert report.stopped.startswith("the energy settled after")
     assert len(report.energies) == max(report.steps_used) + 1
-    assert thought(file, horizon=2, steps=1).stopped == "no energy had settled after 1 steps"
+    assert thought(file, horizon=2, steps=1).stopped.startswith("one step was taken")
+
+
+def test_the_energy_is_ranked_among_those_of_the_validation_windows(model: Path, home: Path) -> None:
+    report, loaded = thought(model, steps=2), load_world(model)
+    split = open_set(home / "data" / "one").split("val")
+    others = held_out_energies(loaded, split, ThinkSection(steps=2), seed=0)
+    above = sum(energy > report.energies[-1] for energy in others.tolist())
+    assert (report.ranked_among, report.ranked_energies) == ("held-out energies", len(others))
+    assert report.energy_rank == pytest.approx(above / len(others))
+
+
+def test_the_energy_is_ranked_among_those_of_the_context_where_there_is_no_set(tmp_path: Path) -> None:
+    file = make_run(tmp_path / "run", make_set(tmp_path / "gone"))
+    clip = write_clip(tmp_path / "clip.mp4", frames_of(3, 20))
+    assert thought(file, input=clip).ranked_among == "held-out energies"
+    shutil.rmtree(tmp_path / "gone")
+    report = thought(file, input=clip)
+    assert (report.ranked_among, report.ranked_energies) == ("energies of its own context", CONTEXT - 1)
+    above = sum(energy > report.energies[-1] for energy in report.position_energies[:-1])
+    assert report.energy_rank == pytest.approx(above / (CONTEXT - 1))
 
 
 def test_zero_steps_predict_the_start(model: Path, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def space_of(rule: str = "mirror", start: str = "zeros", table: str = "shared") 
 
 def world_of(**model):
     torch.manual_seed(0)
-    rules = {"steps": 1, "free_steps": (0, 0), "anchor": 0.0, "learn_step_size": False, **model.pop("descent", {})}
+    rules = {"steps": 1, "free_steps": (0, 0), "anchor": 0.0, "step_control": "fixed", **model.pop("descent", {})}
     tokens = TokenSection(**model.pop("tokens", {}))
     section = EbtSection(
         layers=2, width=WIDTH, heads=2, tokens=tokens, descent=DescentSection(**rules), **{"start": "zeros", **model}

@@ -305,7 +305,7 @@ def test_matrices_decay_vectors_do_not_and_alpha_keeps_its_own_pace():
         assert group["weight_decay"] == (0.01 if parameter.ndim >= 2 else 0.0), name
         assert group["lr"] == pytest.approx(3 * 0.5 * 0.1 if name == "alpha" else 0.1), name
     assert "alpha" not in [
-        n for n, p in world_of(descent={"learn_step_size": False}).named_parameters() if p.requires_grad
+        n for n, p in world_of(descent={"step_control": "fixed"}).named_parameters() if p.requires_grad
     ]
 
 

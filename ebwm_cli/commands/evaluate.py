@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,10 +40,11 @@ from ebwm_cli.run.measure import (
 )
 from ebwm_cli.run.outputs import folder_beside, shown
 from ebwm_cli.run.questions import Question, ask, read_questions
-from ebwm_cli.run.report import EvalReport, Notice, ReferenceRow, Report, RolloutRow, SamplesRow, StepsRow
+from ebwm_cli.run.report import EvalReport, Notice, ReferenceRow, Report, RolloutRow, SamplesRow, StepsRow, StopRow
 from ebwm_cli.run.safe_write import replace_file
 from ebwm_cli.run.statistics import partial_spearman, spearman
-from ebwm_cli.world.build import cost
+from ebwm_cli.run.thinking import thinking_as
+from ebwm_cli.world.build import cost, thinking_flops
 
 ROLLOUT = 4
 PREDICTIONS = 32_768
@@ -60,6 +62,7 @@ def evaluate(
     most_windows: int | None = None,
     questions: Path | None = None,
     against: Sequence[Path] = (),
+    thinking: Mapping[str, Any] | None = None,
     device: str = "auto",
     seed: int = 0,
     split: str = "test",
@@ -77,7 +80,7 @@ def evaluate(
     began = time.perf_counter()
     _check(steps, samples, rollout, stride)
     set_threads()
-    loaded = load_world(checkpoint, device=device)
+    loaded = thinking_as(load_world(checkpoint, device=device), thinking or {})
     asked = _questions(loaded, questions) if questions else None
     others = load_rivals(loaded, against, device)
     prepared = held_out_set(loaded, data)
@@ -127,6 +130,7 @@ def evaluate(
         score=loaded.world.score,
         steps=think.steps if loaded.world.score else 0,
         by_steps=[judged.steps_row(each) for each in steps],
+        by_stop=judged.stop_rows(max(steps)) if steps and max(steps) else [],
         by_samples=[row for each in samples for row in judged.samples_rows(each)],
         references=[
             ReferenceRow(name=name, loss=_mean(errors), perplexity=perplexity(loaded.space, _mean(errors)))
@@ -181,12 +185,35 @@ class _Judged:
             seconds=scores.seconds,
         )
 
+    def stop_rows(self, steps: int) -> list[StopRow]:
+        """All `steps`, and as many as the recipe's rule of stopping (or, without one, settled energies) asks for."""
+        habits = self.loaded.recipe.think
+        return [self._stop_row(stop, steps) for stop in ("fixed", "energy" if habits.stop == "fixed" else habits.stop)]
+
+    def _stop_row(self, stop: str, steps: int) -> StopRow:
+        think = self.loaded.recipe.think.model_copy(update={"steps": steps, "samples": 1, "stop": stop})
+        scores = self.scores(think)
+        looks, tries = float(scores.looks.mean()), float(scores.tries.mean())
+        return StopRow(
+            stop=stop,
+            steps=steps,
+            loss=_mean(scores.errors),
+            steps_used=float(scores.steps_used.mean()),
+            counts=np.bincount(scores.steps_used.astype(np.int64).ravel(), minlength=steps + 1).tolist(),
+            flops_per_state=thinking_flops(self.loaded.recipe, self.loaded.spec, looks, tries),
+        )
+
     def samples_rows(self, samples: int) -> list[SamplesRow]:
-        """The recipe's steps; with several samples, three ways to make one prediction of them."""
-        scores = self.scores(self.loaded.recipe.think.model_copy(update={"samples": samples}))
+        """The recipe's steps; with several samples, four ways to make one prediction of them."""
+        by_energy = {"samples": samples, "select": "energy"}
+        scores = self.scores(self.loaded.recipe.think.model_copy(update=by_energy))
         picks: dict[str, Floats] = {str(self.loaded.world.score): scores.errors}
         if samples > 1:
-            picks |= {"mean": scores.sample_mean_errors, "random": scores.sample_random_errors}
+            picks |= {
+                "gap": scores.sample_gap_errors,
+                "mean": scores.sample_mean_errors,
+                "random": scores.sample_random_errors,
+            }
         space = self.loaded.space
         return [
             SamplesRow(samples=samples, select=name, loss=_mean(errors), perplexity=perplexity(space, _mean(errors)))

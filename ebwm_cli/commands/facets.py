@@ -8,20 +8,23 @@ kind.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ebwm_cli.errors import UsageError
 from ebwm_cli.run.checkpoint import load_world
 from ebwm_cli.run.device import set_threads
-from ebwm_cli.run.facets import Difficulty, measure_facets, pair_windows
+from ebwm_cli.run.facets import Difficulty, measure_facets
 from ebwm_cli.run.held_out import comparable, held_out_set
 from ebwm_cli.run.held_out_loss import references_of
 from ebwm_cli.run.measure import HeldOut, reference_errors
 from ebwm_cli.run.outputs import folder_beside, shown
+from ebwm_cli.run.pairs import pair_windows
 from ebwm_cli.run.report import Notice, Report
 from ebwm_cli.run.report_facets import FacetsReport
 from ebwm_cli.run.safe_write import replace_file
+from ebwm_cli.run.thinking import thinking_as
 
 PREDICTIONS = 32_768
 """Predictions that a facet is measured on, at most, where nothing else is asked for: as many as `eval` looks at."""
@@ -32,6 +35,7 @@ def facets(
     *,
     against: Sequence[Path] = (),
     data: Path | None = None,
+    thinking: Mapping[str, Any] | None = None,
     device: str = "auto",
     seed: int = 0,
     most_windows: int | None = None,
@@ -47,7 +51,7 @@ def facets(
     if most_windows is not None and most_windows < 2:
         raise UsageError("--windows: facets hold one window against another, so there are at least 2", "--windows 100")
     set_threads()
-    loaded = load_world(checkpoint, device=device)
+    loaded = thinking_as(load_world(checkpoint, device=device), thinking or {})
     others = [load_world(path, device=device) for path in against]
     for other in others:
         comparable(loaded, other)

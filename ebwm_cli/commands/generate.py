@@ -6,8 +6,9 @@ A plain generator of reports: a TokenReport per token, Notices, a GenerateReport
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from ebwm_cli.data.encoders import Tokenizer
 from ebwm_cli.errors import UsageError
@@ -31,6 +32,7 @@ def continue_text(
     steps: int | None = None,
     samples: int | None = None,
     stop: str | None = None,
+    thinking: Mapping[str, Any] | None = None,
     out: Path | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -55,7 +57,7 @@ def continue_text(
             f"--prompt: {shown(loaded.path)} was trained on {loaded.spec.modality}, it continues no text",
             "ebwm think --input CLIP, or a checkpoint trained on text",
         )
-    think = budget_of(loaded.recipe.think, {"steps": steps, "samples": samples, "stop": stop})
+    think = budget_of(loaded.recipe.think, {"steps": steps, "samples": samples, "stop": stop}, thinking)
     if loaded.world.score is None and any(each is not None for each in (steps, samples, stop)):
         yield Notice(notice=f"{shown(loaded.path)} predicts in one pass: steps, samples and stopping change nothing")
     given = tokenizer.encode(prompt).tolist() or [tokenizer.end_of_text]

@@ -20,6 +20,7 @@ from ebwm_cli.data.encoders.pca import fit_pca
 from ebwm_cli.data.files import EXTENSIONS
 from ebwm_cli.data.frames import FrameStore
 from ebwm_cli.data.intake import Taken, take_in
+from ebwm_cli.data.labels import Labelling
 from ebwm_cli.data.sampling import Sampling, segments_of
 from ebwm_cli.data.split import TRAIN, ClipStates, divide, stretches
 from ebwm_cli.data.store import FORMAT, SPLITS, Split
@@ -57,12 +58,13 @@ def prepare_video(
     context: int = 16,
     workers: int | None = None,
     limits: Limits | None = None,
+    labelling: Labelling | None = None,
 ) -> Iterator[Report]:
     """Prepare the clips in folder (or file) `src` as the set `out` (None: data/<name of src>).
 
-    States are `interval` seconds apart (None: 0.25), or `every` so many frames. Raises DataError where no clip can be
-    used, where none is long enough for `context`, or where another process is writing `out`; ResourceError where the
-    disk is full.
+    States are `interval` seconds apart (None: 0.25), or `every` so many frames; `labelling` labels them (None: nobody
+    does). Raises DataError where no clip can be used, where none is long enough for `context`, or where another process
+    is writing `out`; ResourceError where the disk is full.
     """
     sampling = _sampling(interval, every, size)
     if encoder != "pca":
@@ -75,14 +77,15 @@ def prepare_video(
     real = src.resolve()
     out = Path(out) if out is not None else Path("data") / ((real.name if src.is_dir() else real.stem) or "clips")
     with locked(out), space_or_error(out):
-        yield from _prepare(src, out, sampling, latent_dim, context, workers or usable_cores(), limits)
+        yield from _prepare(src, out, sampling, latent_dim, context, workers or usable_cores(), limits, labelling)
 
 
 def prepare_demo(
     out: Path | None = None, *, seed: int = 0, workers: int | None = None, clips: int | None = None, **options: Any
 ) -> Iterator[Report]:
-    """Render the built-in clips into `out`/clips (None: data/demo), then `prepare_video` with `options`."""
-    from ebwm_cli.data.demo import CLIP_COUNT, render_demo
+    """Render the built-in clips into `out`/clips (None: data/demo), then `prepare_video` with `options`; every state is
+    labelled with the collisions that lead to it."""
+    from ebwm_cli.data.demo import CLIP_COUNT, COLLISIONS, count_collisions, render_demo
 
     out = Path(out) if out is not None else Path("data") / "demo"
     count = clips or CLIP_COUNT
@@ -91,7 +94,8 @@ def prepare_demo(
         fresh = render_demo(out / CLIPS, count, seed, workers or usable_cores())
         if fresh:
             yield Notice(notice=f"rendered {fresh} clips of colliding balls in {time.monotonic() - began:.1f} s")
-    yield from prepare_video(out / CLIPS, out, workers=workers, **options)
+    labelling = Labelling(COLLISIONS, count_collisions)
+    yield from prepare_video(out / CLIPS, out, workers=workers, labelling=labelling, **options)
 
 
 def _sampling(interval: float | None, every: int | None, size: int) -> Sampling:
@@ -107,7 +111,14 @@ def _sampling(interval: float | None, every: int | None, size: int) -> Sampling:
 
 
 def _prepare(
-    src: Path, out: Path, sampling: Sampling, latent_dim: int, context: int, workers: int, limits: Limits | None
+    src: Path,
+    out: Path,
+    sampling: Sampling,
+    latent_dim: int,
+    context: int,
+    workers: int,
+    limits: Limits | None,
+    labelling: Labelling | None,
 ) -> Iterator[Report]:
     began = time.monotonic()
     every_file: list[Taken] = []
@@ -119,11 +130,11 @@ def _prepare(
 
     division = divide([ClipStates(each.sha256, _segments(each, sampling)) for each in kept], context, sampling)
     clips = [
-        Clip(_record(each), each.entry, _segments(each, sampling), labels)
-        for each, labels in zip(kept, division.labels, strict=True)
+        Clip(_record(each), each.entry, _segments(each, sampling), parts, _labels(each, labelling))
+        for each, parts in zip(kept, division.labels, strict=True)
         if each.entry
     ]
-    training = [clip.labels == TRAIN for clip in clips]
+    training = [clip.parts == TRAIN for clip in clips]
     chunks = chain.from_iterable(clip.entry.chunks(keep) for clip, keep in zip(clips, training, strict=True))
     encoder = fit_pca(chunks, sum(int(keep.sum()) for keep in training), sampling.size, latent_dim)
     if encoder.latent_dim < latent_dim:
@@ -147,6 +158,7 @@ def _prepare(
         "splits": splits,
         "clips": [clip.record for clip in clips],
         "quarantined": len(refused),
+        **({"labels": labelling.labels.as_json()} if labelling else {}),
     }
     commit(out, building, manifest)
     last = max(every_file, key=lambda each: each.done)
@@ -211,6 +223,12 @@ def _segments(taken: Taken, sampling: Sampling) -> np.ndarray:
     facts = taken.entry.facts if taken.entry else None
     assert facts is not None
     return segments_of(np.array(facts["times"]), sampling)
+
+
+def _labels(taken: Taken, labelling: Labelling | None) -> np.ndarray | None:
+    facts = taken.entry.facts if taken.entry else None
+    assert facts is not None
+    return labelling.of(taken.name, facts["indices"]) if labelling else None
 
 
 def _record(taken: Taken) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from ebwm_cli.data.encoders.tokenizer import (
     train_bpe,
 )
 from ebwm_cli.data.kept import Kept
+from ebwm_cli.data.labels import Labelling
 from ebwm_cli.data.split import TRAIN
 from ebwm_cli.data.store import FORMAT, SPLITS, Split
 from ebwm_cli.data.text_hub import HUB, identity, is_local, is_whole, name_and_split, stream
@@ -43,6 +44,10 @@ SAMPLE = 48
 """Tokens of the training part that are shown."""
 STARTS_PER_CONTEXT = 16
 """Training windows that begin within one context."""
+SUMS_CONTEXT = 128
+"""Tokens: about eight lines of the built-in text."""
+TEXTS = "texts"
+"""The folder in a set that its built-in text is in."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ class Wish:
     vocab_size: int
     context: int
     threads: int
+    labelling: Labelling | None
 
 
 def prepare_text(
@@ -67,13 +73,14 @@ def prepare_text(
     vocab_size: int | None = None,
     context: int = 256,
     workers: int | None = None,
+    labelling: Labelling | None = None,
 ) -> Iterator[Report]:
     """Prepare the text in file or folder `src`, or the data set `hf:name[:split]`, as set `out` (None: data/<name>).
 
     `tokenizer` is a tokenizer.json or `bytes` (None: byte-level BPE of at most `vocab_size` tokens, by default 4,096,
-    fitted to the training part). Raises UsageError for senseless options; DataError where there is no text or too
-    little of it, where a tokenizer can't be read, or where another process is writing `out`; ResourceError where the
-    disk is full.
+    fitted to the training part); `labelling` labels the tokens (None: nobody does). Raises UsageError for senseless
+    options; DataError where there is no text or too little of it, where a tokenizer can't be read, or where another
+    process is writing `out`; ResourceError where the disk is full.
     """
     if context < 1:
         raise UsageError("--context must be at least 1", "--context 256")
@@ -88,9 +95,33 @@ def prepare_text(
     if not src.startswith(HUB) and not os.path.exists(src):
         raise DataError(f"there is no {src}", "--src with a file or folder of text, or hf:name of a data set")
     out = out or Path("data") / _name(src)
-    wish = Wish(src, out, field, tokenizer, vocab_size or VOCABULARY, context, workers or usable_cores())
+    wish = Wish(src, out, field, tokenizer, vocab_size or VOCABULARY, context, workers or usable_cores(), labelling)
     with locked(out), space_or_error(out):
         yield from _prepare(wish, Kept(out / TOKENS))
+
+
+def prepare_sums(
+    out: Path | None = None,
+    *,
+    seed: int = 0,
+    workers: int | None = None,
+    context: int = SUMS_CONTEXT,
+    lines: int | None = None,
+) -> Iterator[Report]:
+    """Write the built-in text of additions and sorting into `out`/texts (None: data/sums), then `prepare_text` by the
+    byte; every digit of an answer is labelled with the work that it takes."""
+    from ebwm_cli.data.sums import DIFFICULTY, LINES, label_tokens, write_sums
+
+    out = out or Path("data") / "sums"
+    with locked(out), space_or_error(out):
+        began = time.monotonic()
+        fresh = write_sums(out / TEXTS, seed, lines or LINES)
+        if fresh:
+            yield Notice(notice=f"wrote {fresh:,} documents of sums in {time.monotonic() - began:.1f} s")
+    labelling = Labelling(DIFFICULTY, label_tokens)
+    yield from prepare_text(
+        str(out / TEXTS), out, tokenizer=BYTES, context=context, workers=workers, labelling=labelling
+    )
 
 
 def _prepare(wish: Wish, kept: Kept) -> Iterator[Report]:
@@ -101,7 +132,7 @@ def _prepare(wish: Wish, kept: Kept) -> Iterator[Report]:
     division = divide_text(corpus.places, corpus.lengths, wish.context)
     tokenizer = given or (yield from _fitted(wish, corpus, division, kept))
     building, work = new_building(wish.out), _Work(wish, corpus, division, tokenizer, kept)
-    with TextWriter(building) as writer:
+    with TextWriter(building, wish.labelling.of if wish.labelling else None) as writer:
         for number in range(len(corpus.files)):
             writer.add(number, (yield from work.tokens_of(number)))
     yield from work.loss()
@@ -286,4 +317,5 @@ def _manifest(
             for file in corpus.files
         ],
         "quarantined": len(corpus.refused),
+        **({"labels": wish.labelling.labels.as_json()} if wish.labelling else {}),
     }

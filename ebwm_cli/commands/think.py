@@ -9,13 +9,16 @@ Works through `WorldModel` and, for the landscape, `Judge`; knows no kind.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from ebwm_cli.data.encoders import FrameEncoder, Tokenizer
 from ebwm_cli.data.loader import as_states
+from ebwm_cli.data.store import PreparedSet
 from ebwm_cli.errors import DataError, UsageError
 from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.run.checkpoint import LoadedWorld, load_world
@@ -23,10 +26,23 @@ from ebwm_cli.run.device import set_threads
 from ebwm_cli.run.held_out import held_out_set
 from ebwm_cli.run.measure import device_of
 from ebwm_cli.run.outputs import folder_beside, next_number, shown
-from ebwm_cli.run.report import DescentRow, Notice, Report, ThinkReport
+from ebwm_cli.run.report import Notice, Report
+from ebwm_cli.run.report_think import DescentRow, ThinkReport, TokenChance
 from ebwm_cli.run.safe_write import replace_file
 from ebwm_cli.run.thinking import budget_of
 from ebwm_cli.run.thought import Scene, Thought, think_about
+from ebwm_cli.run.thought_measures import (
+    committed_share,
+    held_out_energies,
+    likeliest,
+    rank,
+    relative_spread,
+    token_labels,
+)
+from ebwm_cli.run.thought_words import among, descent_in_words
+
+LIKELIEST = 8
+"""Tokens that the report names."""
 
 
 def think(
@@ -35,6 +51,7 @@ def think(
     steps: int | None = None,
     samples: int | None = None,
     stop: str | None = None,
+    thinking: Mapping[str, Any] | None = None,
     input: Path | None = None,
     data: Path | None = None,
     index: int = 0,
@@ -45,20 +62,24 @@ def think(
 ) -> Iterator[Report]:
     """Yield notices, then one ThinkReport.
 
-    `steps`, `samples` and `stop` default to the recipe's. `input` is a clip, encoded with the checkpoint's own encoder;
-    without it, held-out window number `index` of the set is taken. Pictures and report.json go to `out`, by default to
-    a new folder in the run's think/, and nowhere where the checkpoint lies in no run. Raises UsageError, DataError,
-    CheckpointError.
+    `steps`, `samples` and `stop` default to the recipe's, as does all that `thinking` (keys of ThinkSection) leaves
+    out. `input` is a clip, encoded with the checkpoint's own encoder; without it, held-out window number `index` of the
+    set is taken. Pictures and report.json go to `out`, by default to a new folder in the run's think/, and nowhere
+    where the checkpoint lies in no run. Raises UsageError, DataError, CheckpointError.
     """
     began = time.perf_counter()
     if horizon < 1:
         raise UsageError("--horizon: there is at least one state to predict", "--horizon 1")
     set_threads()
     loaded = load_world(checkpoint, device=device)
-    budget = budget_of(loaded.recipe.think, {"steps": steps, "samples": samples, "stop": stop})
+    budget = budget_of(loaded.recipe.think, {"steps": steps, "samples": samples, "stop": stop}, thinking)
     if loaded.world.score is None and any(each is not None for each in (steps, samples, stop)):
         yield Notice(notice=f"{shown(loaded.path)} predicts in one pass: steps, samples and stopping change nothing")
-    scene = _from_clip(loaded, input, horizon) if input else _from_held_out(loaded, data, index, horizon)
+    if input:
+        scene, prepared = _from_clip(loaded, input, horizon), _set_at_hand(loaded, data)
+    else:
+        prepared = held_out_set(loaded, data)
+        scene = _from_held_out(loaded, prepared, index, horizon)
     if scene.truth is None:
         yield Notice(notice=f"{scene.source} is too short to keep {horizon} states back: nothing to compare with")
     thought = think_about(scene, loaded, budget, horizon, seed)
@@ -70,7 +91,9 @@ def think(
         from ebwm_cli.run.thought_files import write_thought
 
         files = [*write_thought(folder, loaded, scene, thought, seed), folder / "report.json"]
-    report = _report(loaded, scene, thought, budget, files, time.perf_counter() - began)
+    others, whose = _other_energies(loaded, prepared, thought, budget, seed)
+    report = _report(loaded, scene, thought, budget, (others, whose), files)
+    report = report.model_copy(update={"seconds": time.perf_counter() - began})
     if files:
         replace_file(files[-1], report.model_dump_json(indent=2).encode() + b"\n")
     yield report
@@ -81,9 +104,16 @@ def _observed_length(context: int, horizon: int) -> int:
     return max(context + 1 - horizon, (context + 1) // 2, 1)
 
 
-def _from_held_out(loaded: LoadedWorld, data: Path | None, index: int, horizon: int) -> Scene:
+def _set_at_hand(loaded: LoadedWorld, data: Path | None) -> PreparedSet | None:
+    """The set a clip's answer is held against, if there is one: it is not needed."""
+    try:
+        return held_out_set(loaded, data)
+    except DataError:
+        return None
+
+
+def _from_held_out(loaded: LoadedWorld, prepared: PreparedSet, index: int, horizon: int) -> Scene:
     """Window `index` of the test split of the set the checkpoint belongs to."""
-    prepared = held_out_set(loaded, data)
     split = prepared.split("test")
     length = _observed_length(loaded.spec.context, horizon)
     starts = split.windows(length + horizon - 1)
@@ -128,40 +158,80 @@ def _from_clip(loaded: LoadedWorld, clip: Path, horizon: int) -> Scene:
     return Scene(str(clip), known[:, -length:], states[:, -horizon:])
 
 
+def _other_energies(
+    loaded: LoadedWorld, prepared: PreparedSet | None, thought: Thought, budget: ThinkSection, seed: int
+) -> tuple[Tensor, str]:
+    """Energies (N,) the answer's is ranked among, and whose they are: held-out predictions where the set is at hand,
+    else those of what was observed."""
+    if not thought.score:
+        return torch.empty(0), ""
+    if prepared is not None:
+        energies = held_out_energies(loaded, prepared.split("val"), budget, seed)
+        if len(energies):
+            return energies, among(thought.score, held_out=True)
+    return thought.context_energies, among(thought.score, held_out=False)
+
+
 def _report(
-    loaded: LoadedWorld, scene: Scene, thought: Thought, budget: ThinkSection, files: list[Path], seconds: float
+    loaded: LoadedWorld,
+    scene: Scene,
+    thought: Thought,
+    budget: ThinkSection,
+    others: tuple[Tensor, str],
+    files: list[Path],
 ) -> ThinkReport:
-    errors, energies = thought.errors, thought.energies
-    copying, copied = loaded.space.copying(), None
+    """All but the seconds it took; `others` are the energies that the answer's is ranked among, and whose they are."""
+    errors, energies, space = thought.errors, thought.energies, loaded.space
+    copying, copied = space.copying(), None
     if scene.truth is not None and copying:
         copied = copying.loss(scene.observed[:, -1:], scene.truth[:, :1]).item()
     reader = loaded.encoder if isinstance(loaded.encoder, Tokenizer) else None
+    stopped, answer = "said in one pass, which moves nothing", thought.states[0]
+    if thought.score:
+        stopped = descent_in_words(thought.score, energies.tolist(), thought.steps_used, budget)
+    energy_rank, ranked = rank(energies[0, -1].item(), others[0])
+    samples = thought.sample_states if thought.score else thought.sample_states[:1]  # else all are the same
     return ThinkReport(
         checkpoint=str(shown(loaded.path)),
         source=scene.source,
         context=scene.observed.shape[1],
         horizon=len(thought.states),
         samples=budget.samples,
+        select=budget.select,
         stop=budget.stop,
         steps=budget.steps,
         score=thought.score,
         steps_used=thought.steps_used,
-        stopped=_stopped(budget, thought.steps_used) if thought.score else "said in one pass, which moves nothing",
+        stopped=stopped,
         energies=energies[0].tolist(),
         energy_gap=(energies[0, 0] - energies[0, -1]).item(),
         descent=_descent(thought),
         position_energies=[*thought.context_energies.tolist(), *energies[:, -1].tolist()],
         sample_energies=thought.sample_energies.tolist(),
+        sample_agreement=committed_share(space, samples, answer),
+        sample_spread=relative_spread(space, samples, answer, scene.observed[0, -1].cpu()),
+        energy_rank=energy_rank,
+        ranked_energies=ranked,
+        ranked_among=others[1],
         error=None if errors is None else errors[0, -1].item(),
         reference="copying the last" if copying else None,
         reference_error=copied,
-        predicted_text=reader.decode(loaded.space.commit(thought.states).tolist()) if reader else None,
+        predicted_text=reader.decode(space.commit(thought.states).tolist()) if reader else None,
         true_text=reader.decode(scene.truth[0].tolist()) if reader and scene.truth is not None else None,
+        likeliest=_likeliest(reader, answer, scene.truth) if reader else [],
         rollout_errors=[] if errors is None else errors[:, -1].tolist(),
         states=len(thought.states),
         files=[str(file) for file in files],
-        seconds=seconds,
+        seconds=0.0,
     )
+
+
+def _likeliest(tokenizer: Tokenizer, answer: Tensor, truth: Tensor | None) -> list[TokenChance]:
+    """The likeliest next tokens by logits `answer` (V,), beside the true ones (1, H)."""
+    chances, tokens = (each[0].tolist() for each in likeliest(answer[None], LIKELIEST))
+    true = None if truth is None else int(truth[0, 0])
+    told = zip(token_labels(tokenizer, tokens), chances, tokens, strict=True)
+    return [TokenChance(token=label, probability=chance, true=token == true) for label, chance, token in told]
 
 
 def _descent(thought: Thought) -> list[DescentRow]:
@@ -179,17 +249,3 @@ def _descent(thought: Thought) -> list[DescentRow]:
         )
         for step, energy in enumerate(energies)
     ]
-
-
-def _stopped(budget: ThinkSection, used: list[int]) -> str:
-    """What stopping did, in words."""
-    if budget.stop == "fixed":
-        return f"all {budget.steps} steps were taken"
-    settled = [each for each in used if each < budget.steps]
-    if not settled:
-        return f"no energy had settled after {budget.steps} steps"
-    few, most = min(settled), max(settled)
-    spent = f"{few}" if few == most else f"{few} to {most}"
-    late = len(used) - len(settled)
-    rest = f"; {late} of {len(used)} states had not settled" if late else ""
-    return f"the energy settled after {spent} of {budget.steps} steps{rest}"

@@ -17,7 +17,7 @@ import numpy as np
 @dataclass
 class Balls:
     """N balls in the box from `low` (2,) to `high` (2,), lengths in box sides, times in seconds: position and velocity
-    (N, 2), radius and mass (N,), gravity (2,). `advance` moves them in place.
+    (N, 2), radius and mass (N,), gravity (2,). `advance` moves them in place, and counts what they run into.
     """
 
     position: np.ndarray
@@ -27,6 +27,15 @@ class Balls:
     low: np.ndarray
     high: np.ndarray
     gravity: np.ndarray
+    touches: int = 0
+    """Collisions of two balls so far."""
+    bounces: int = 0
+    """Collisions of a ball with a wall so far."""
+
+    @property
+    def collisions(self) -> int:
+        """Of either sort, so far."""
+        return self.touches + self.bounces
 
     def frames(self, count: int, rate: float) -> Iterator[np.ndarray]:
         """Positions (N, 2) at `count` moments, 1 / rate seconds apart, beginning with now."""
@@ -72,8 +81,10 @@ class Balls:
 
     def _collide(self, ball: int, other: int, axis: int) -> None:
         if other < 0:
+            self.bounces += 1
             self.velocity[ball, axis] *= -1.0
             return
+        self.touches += 1
         apart = self.position[ball] - self.position[other]
         normal = apart / np.linalg.norm(apart)
         closing = (self.velocity[ball] - self.velocity[other]) @ normal

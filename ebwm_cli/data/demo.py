@@ -1,13 +1,14 @@
 """The built-in clips: balls of many sizes, masses and colours colliding in boxes, some under gravity, as mp4 files.
 
-Everything about a clip follows from (seed, number). Heavy balls carry a dark core, walls are drawn as thick as they
-are. It must not know what becomes of the clips.
+Everything about a clip follows from (seed, number), its collisions too: how hard each state is to foresee is known.
+Heavy balls carry a dark core, walls are drawn as thick as they are. It must not know what becomes of the clips.
 """
 
 from __future__ import annotations
 
 import colorsys
 import os
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ebwm_cli.data.balls import Balls
+from ebwm_cli.data.labels import UNKNOWN, ranked
 
 CLIP_COUNT = 96
 SECONDS = 20.0
@@ -31,6 +33,22 @@ CENTRE = (np.arange(SIDE) + 0.5) / SIDE
 """Of the pixels, in box sides."""
 HEAVY = 4.0
 """Density of balls with a dark core; the others' is 1."""
+MOST_COLLISIONS = 5
+"""Intervals with more are labelled as this many."""
+COLLISIONS = ranked(
+    "collisions",
+    {
+        "collisions": [
+            (0, "no collision"),
+            (1, "1 collision"),
+            *((count, f"{count} collisions") for count in range(2, MOST_COLLISIONS)),
+            (MOST_COLLISIONS, f"{MOST_COLLISIONS} or more"),
+        ]
+    },
+)
+"""Labels of states, as `count_collisions` has them."""
+CLIP_NAME = re.compile(r"balls_(\d+)_(\d{3,})\.mp4")
+"""Of a clip: its seed and its number."""
 
 
 def render_demo(folder: Path, count: int, seed: int, workers: int = 1) -> int:
@@ -50,13 +68,35 @@ def render_demo(folder: Path, count: int, seed: int, workers: int = 1) -> int:
 
 def render_clip(path: Path, seed: int, number: int, seconds: float = SECONDS) -> None:
     """Render one clip to `path`, whole or not at all."""
-    rng = np.random.default_rng([seed, number])
-    balls, colours, background, wall = draw_world(rng, gravity=number % 3 == 0)
+    balls, colours, background, wall = _world_of(seed, number)
     room = paint_room(balls, background, wall)
     frames = [paint(at, balls, colours, background, room) for at in balls.frames(round(seconds * RATE), RATE)]
     aside = path.with_name(f".{path.name}")
     _encode(aside, frames)
     os.replace(aside, path)
+
+
+def count_collisions(name: str, frames: Sequence[int]) -> np.ndarray:
+    """Labels (N,) int8 of the states that are the frames (N,) of the clip called `name`, in rising order.
+
+    A label is how many collisions happen between a state and the one before it, up to MOST_COLLISIONS; UNKNOWN for the
+    first, and for all where no such clip is rendered here. Bounces off walls count as much as balls that hit balls:
+    with neither, all fly freely and the last two states fix the next one; either breaks the flight at a moment that
+    must be found before what follows from it can be. The clip's world is run again frame by frame: steps of other
+    lengths round otherwise, and collisions make that grow.
+    """
+    match = CLIP_NAME.fullmatch(name)
+    if match is None or not len(frames):
+        return np.full(len(frames), UNKNOWN, np.int8)
+    balls = _world_of(int(match[1]), int(match[2]))[0]
+    so_far = [balls.collisions for _ in balls.frames(int(frames[-1]) + 1, RATE)]  # by frame
+    between = np.diff(np.array(so_far)[np.asarray(frames)])
+    return np.concatenate([[UNKNOWN], np.minimum(between, MOST_COLLISIONS)]).astype(np.int8)
+
+
+def _world_of(seed: int, number: int) -> tuple[Balls, list[tuple[int, int, int]], np.ndarray, np.ndarray]:
+    """The world that clip `number` shows, before it moves; as `draw_world` has it."""
+    return draw_world(np.random.default_rng([seed, number]), gravity=number % 3 == 0)
 
 
 def draw_world(

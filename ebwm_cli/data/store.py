@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from ebwm_cli.data.encoders import Encoder, load_encoder
 from ebwm_cli.data.files import sha256_of
+from ebwm_cli.data.labels import Labels
 from ebwm_cli.errors import DataError
 from ebwm_cli.recipe.schema import StateSpec
 
@@ -42,7 +43,7 @@ class Split:
     @cached_property
     def table(self) -> Any:
         """The Arrow table, memory-mapped: clip, frame, time (seconds), segment, state; of text file, document,
-        segment, state."""
+        segment, state. Of a built-in world, label too."""
         from datasets import load_from_disk
 
         dataset: Any = load_from_disk(str(self.path))
@@ -57,6 +58,16 @@ class Split:
         if not chunks:
             return np.empty((0, *shape[1:]), np.float32 if self._fixed else np.int32)
         return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
+
+    @cached_property
+    def labels(self) -> np.ndarray | None:
+        """How hard each of `states` is to foresee, (N,) int8: the label of a class of the set's `labels`, -1 where
+        nothing is known. None of a set without labels."""
+        if "label" not in self.table.column_names:
+            return None
+        column = self.table.column("label")
+        chunks = [np.asarray(chunk if self._fixed else chunk.flatten()) for chunk in column.chunks]
+        return np.concatenate([np.empty(0, np.int8), *chunks])
 
     @cached_property
     def edges(self) -> np.ndarray:
@@ -139,6 +150,8 @@ class PreparedSet:
         """How frames were taken from clips: `interval` (seconds) or `every` (frames), `size` (pixels)."""
         self.interval: float | None = manifest["interval"]
         """Seconds between states; None where they have no time."""
+        self.labels = Labels.from_json(manifest["labels"]) if "labels" in manifest else None
+        """What the labels of its splits say; None where they have none."""
         self.fingerprint = fingerprint(manifest)
 
     @cached_property

@@ -6,6 +6,7 @@ inside its document, or follows one that did not reach its document's end. It mu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,16 +18,20 @@ from ebwm_cli.data.text_tokens import FileTokens
 
 
 class TextWriter:
-    """Context manager that takes files in order and leaves train/, val/ and test/ in `folder`."""
+    """Context manager that takes files in order and leaves train/, val/ and test/ in `folder`.
 
-    def __init__(self, folder: Path) -> None:
+    `label` says the labels (N,) int8 of the tokens (N,) of whole documents, which then are a column; None: no labels.
+    """
+
+    def __init__(self, folder: Path, label: Callable[[np.ndarray], np.ndarray] | None = None) -> None:
         import pyarrow as pa
         from datasets import Features, List, Value, disable_progress_bars
 
         disable_progress_bars()
-        self._folder = folder
+        self._folder, self._label = folder, label
         whole = {name: Value("int32") for name in ("file", "document", "segment")}
-        self._features = Features({**whole, "state": List(Value("int32"))})
+        labels = {"label": List(Value("int8"))} if label else {}
+        self._features = Features({**whole, "state": List(Value("int32")), **labels})
         schema = self._features.arrow_schema
         self._sinks: dict[str, Any] = {name: pa.OSFile(str(self._rows(name)), "wb") for name in SPLITS}
         self._writers: dict[str, Any] = {name: pa.ipc.new_stream(self._sinks[name], schema) for name in SPLITS}
@@ -55,13 +60,15 @@ class TextWriter:
                 continue
             segments = [self._next_segment(name, bool(found.begins[i]), bool(found.ends[i])) for i in chosen]
             tokens = np.concatenate([found.tokens[edges[i] : edges[i + 1]] for i in chosen])
-            offsets = np.concatenate([[0], np.cumsum(found.lengths[chosen])])
+            offsets = pa.array(np.concatenate([[0], np.cumsum(found.lengths[chosen])]).astype(np.int32))
             columns: list[Any] = [
                 pa.array(np.full(len(chosen), number, np.int32)),
                 pa.array(found.documents[chosen].astype(np.int32)),
                 pa.array(np.array(segments, np.int32)),
-                pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(tokens)),
+                pa.ListArray.from_arrays(offsets, pa.array(tokens)),
             ]
+            if self._label:
+                columns.append(pa.ListArray.from_arrays(offsets, pa.array(self._label(tokens))))
             self._writers[name].write_table(pa.Table.from_arrays(columns, schema=self._features.arrow_schema))
             counts = self.counts[name]
             counts["documents"] += len(np.unique(found.documents[chosen]))

@@ -22,6 +22,7 @@ from ebwm_cli.data.encoders import Encoder, FrameEncoder
 from ebwm_cli.data.encoders.pca import one_thread
 from ebwm_cli.data.files import sha256_of, sync_file, sync_folder
 from ebwm_cli.data.frames import Entry
+from ebwm_cli.data.labels import without_firsts
 from ebwm_cli.data.split import GAP
 from ebwm_cli.data.store import ENCODER, MANIFEST, QUARANTINE, SPLITS, sealed
 from ebwm_cli.errors import DataError, ResourceError
@@ -34,12 +35,14 @@ LOCK = ".lock"
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip of the set: its record for the manifest, its frames, the stretch and the split of each state."""
+    """One clip of the set: its record for the manifest, its frames; and of each state the stretch, the split and, where
+    there are labels, the label."""
 
     record: dict[str, Any]
     entry: Entry
     segments: np.ndarray
-    labels: np.ndarray
+    parts: np.ndarray
+    labels: np.ndarray | None = None
 
 
 @contextmanager
@@ -79,11 +82,15 @@ def _ours(out: Path) -> bool:
 
 
 def write_splits(folder: Path, clips: Sequence[Clip], encoder: FrameEncoder) -> None:
-    """Encode every state and write train/, val/ and test/ below `folder` as HF `datasets`."""
+    """Encode every state and write train/, val/ and test/ below `folder` as HF `datasets`.
+
+    There is a column `label` where the clips, all or none of them, have labels; the first of a segment has none.
+    """
     import pyarrow as pa
     from datasets import Dataset, Features, List, Value, disable_progress_bars
 
     disable_progress_bars()
+    labelled = any(clip.labels is not None for clip in clips)
     features = Features(
         {
             "clip": Value("int32"),
@@ -91,33 +98,37 @@ def write_splits(folder: Path, clips: Sequence[Clip], encoder: FrameEncoder) -> 
             "time": Value("float64"),
             "segment": Value("int32"),
             "state": List(Value("float32"), length=encoder.latent_dim),
+            **({"label": Value("int8")} if labelled else {}),
         }
     )
-    tables: dict[int, list[Any]] = {label: [] for label in range(len(SPLITS))}
+    tables: dict[int, list[Any]] = {part: [] for part in range(len(SPLITS))}
     following = dict.fromkeys(tables, 0)
     for number, clip in enumerate(clips):
         facts = clip.entry.facts
         assert facts is not None
         with one_thread():
             states = np.concatenate([encoder.encode(chunk) for chunk in clip.entry.chunks()])  # (N, D)
-        for label, rows in tables.items():
-            chosen = np.flatnonzero(clip.labels == label)
+        for part, rows in tables.items():
+            chosen = np.flatnonzero(clip.parts == part)
             if not len(chosen):
                 continue
             # A new segment wherever states of this split stop following one another.
             breaks = (np.diff(chosen) > 1) | (np.diff(clip.segments[chosen]) != 0)
-            segments = following[label] + np.concatenate([[0], np.cumsum(breaks)])
-            following[label] = int(segments[-1]) + 1
-            columns = [
+            segments = following[part] + np.concatenate([[0], np.cumsum(breaks)])
+            following[part] = int(segments[-1]) + 1
+            columns: list[Any] = [
                 pa.array(np.full(len(chosen), number, np.int32)),
                 pa.array(np.array(facts["indices"], np.int64)[chosen]),
                 pa.array(np.array(facts["times"], np.float64)[chosen]),
                 pa.array(segments.astype(np.int32)),
                 pa.FixedSizeListArray.from_arrays(pa.array(states[chosen].reshape(-1)), encoder.latent_dim),
             ]
+            if labelled:
+                assert clip.labels is not None
+                columns.append(pa.array(without_firsts(clip.labels[chosen], segments)))
             rows.append(pa.Table.from_arrays(columns, schema=features.arrow_schema))
-    for label, name in enumerate(SPLITS):
-        table = pa.concat_tables(tables[label]) if tables[label] else features.arrow_schema.empty_table()
+    for part, name in enumerate(SPLITS):
+        table = pa.concat_tables(tables[part]) if tables[part] else features.arrow_schema.empty_table()
         Dataset(table, fingerprint=name).save_to_disk(str(folder / name))
 
 
@@ -185,13 +196,13 @@ def _unchanged(out: Path, manifest: dict[str, Any], text: str) -> bool:
 
 def split_summary(clips: Sequence[Clip]) -> dict[str, Any]:
     """States and clips per split, and the states left out as gaps."""
-    labels = [clip.labels for clip in clips]
+    parts = [clip.parts for clip in clips]
     summary: dict[str, Any] = {
         name: {
-            "states": int(sum((each == label).sum() for each in labels)),
-            "clips": int(sum((each == label).any() for each in labels)),
+            "states": int(sum((each == part).sum() for each in parts)),
+            "clips": int(sum((each == part).any() for each in parts)),
         }
-        for label, name in enumerate(SPLITS)
+        for part, name in enumerate(SPLITS)
     }
-    summary["gap"] = {"states": int(sum((each == GAP).sum() for each in labels))}
+    summary["gap"] = {"states": int(sum((each == GAP).sum() for each in parts))}
     return summary

@@ -5,7 +5,7 @@ position is t+1. Knows no weights and no layers; everything here is differentiab
 candidates never enter.
 """
 
-# B batch, T observed positions, T' candidate positions, N heads, H head size
+# B batch, T observed positions, T' candidate positions, N heads, H head size, n scattered candidates
 
 from __future__ import annotations
 
@@ -79,14 +79,55 @@ def causal_attention(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(query, keys, values, attn_mask=visible)
 
 
+class Scattered(NamedTuple):
+    """Candidates here and there in a batch, n in all, laid out by item for attention: P is the most that one has."""
+
+    items: Tensor  # (I,) which batch items have any
+    item: Tensor  # (n,) which of those each candidate belongs to
+    place: Tensor  # (n,) which of its item's candidates it is
+    positions: Tensor  # (n,) the last observed position it may see
+    seen: Tensor  # (I, P) the same, by item; 0 where there is none
+
+    def by_item(self, x: Tensor) -> Tensor:
+        """(1, N, n, H) -> (I, N, P, H), zeros where there is no candidate."""
+        laid = x.new_zeros(*self.seen.shape, x.shape[1], x.shape[3])
+        laid[self.item, self.place] = x[0].transpose(0, 1)
+        return laid.transpose(1, 2)
+
+    def in_a_row(self, x: Tensor) -> Tensor:
+        """(I, N, P, H) -> (1, N, n, H)."""
+        return x.transpose(1, 2)[self.item, self.place].transpose(0, 1)[None]
+
+
+def scattered(rows: Tensor, positions: Tensor) -> Scattered:
+    """The layout of candidates in the batch items `rows` (n,), in ascending order, after the observed `positions`
+    (n,)."""
+    items, item, counts = torch.unique_consecutive(rows, return_inverse=True, return_counts=True)
+    place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[item]
+    seen = positions.new_zeros(len(items), int(counts.max()))
+    seen[item, place] = positions
+    return Scattered(items, item, place, positions, seen)
+
+
 def candidate_attention(
-    query: Tensor, own_key: Tensor, own_value: Tensor, keys: Tensor, values: Tensor, positions: Tensor | None
+    query: Tensor,
+    own_key: Tensor,
+    own_value: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    positions: Tensor | Scattered | None,
 ) -> Tensor:
     """Each candidate attends to the observed states its context holds, and to itself, in one softmax.
 
     query, own_key, own_value: (B, N, T', H); keys, values: (B, N, T, H). `positions` (T',) is the last observed
-    position each candidate may see; None means 0 .. T-1 in order (T' = T). Returns (B, N, T', H).
+    position each candidate may see; None means 0 .. T-1 in order (T' = T). Returns (B, N, T', H). Scattered candidates
+    are (1, N, n, H).
     """
+    if isinstance(positions, Scattered):
+        query, own_key, own_value = (positions.by_item(each) for each in (query, own_key, own_value))
+        if len(positions.items) < len(keys):
+            keys, values = keys[positions.items], values[positions.items]
+        return positions.in_a_row(_attend(query, own_key, own_value, keys, values, positions.seen))
     length = keys.shape[-2]
     if positions is None and query.shape[-2] > QUERY_BLOCK:  # block-causal: skip scores that the mask would throw away
         blocks = [
@@ -112,8 +153,9 @@ def _attend(
     length, scale = keys.shape[-2], query.shape[-1] ** -0.5
     query = query * scale
     scores = query @ keys.mT  # (B, N, T', T)
-    if len(positions) > 1 or positions.device.type != "cpu" or int(positions[0]) < length - 1:
-        hidden = torch.arange(length, device=keys.device) > positions[:, None]  # (T', T)
+    if positions.numel() > 1 or positions.device.type != "cpu" or int(positions) < length - 1:
+        hidden = torch.arange(length, device=keys.device) > positions[..., None]  # (T', T), or (B, T', T)
+        hidden = hidden if hidden.ndim == 2 else hidden[:, None]
         scores = scores.masked_fill(hidden, float("-inf"))
     own_score = (query * own_key).sum(-1, keepdim=True)  # (B, N, T', 1)
     weight = torch.cat([scores, own_score], dim=-1).softmax(-1)  # one softmax over observed and self

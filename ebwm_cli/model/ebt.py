@@ -23,7 +23,8 @@ class EnergyTransformer(nn.Module):
     `step_conditioning`: `none`; `embedding`, a learned vector per landscape added to the candidate; `adaln`, a shift,
     scale and gate per landscape in every block. Either touches the candidate stream alone, so a Memory serves all
     landscapes. `compatibility` adds the term in brackets: the context's own say, whose gradient is an output layer;
-    `turned` gives it the matrix A, for candidates that are embedded by the table observed states are.
+    `turned` gives it the matrix A, for candidates that are embedded by the table observed states are. `squares` reads
+    the energy as |A h|^2 / 2 of the hidden state, which is never below 0.
     """
 
     def __init__(
@@ -36,13 +37,15 @@ class EnergyTransformer(nn.Module):
         num_landscapes: int = 1,
         compatibility: bool = False,
         turned: bool = True,
+        squares: bool = False,
     ) -> None:
         super().__init__()
         adaln = num_landscapes if step_conditioning == "adaln" else 0
         self.trunk = Trunk(width, layers, heads, ffn_multiplier, adaln)
         self.landscape = nn.Embedding(num_landscapes, width) if step_conditioning == "embedding" else None
         self.width = width
-        self.head = nn.Linear(width, 1, bias=False)
+        self.squares = squares
+        self.head = nn.Linear(width, width if squares else 1, bias=False)
         self.num_landscapes = num_landscapes
         self.compatibility = compatibility
         self.turn = nn.Linear(width, width, bias=False) if compatibility and turned else None
@@ -57,25 +60,50 @@ class EnergyTransformer(nn.Module):
         said = self.turn(longer.hidden[:, -observed.shape[1] :])
         return replace(longer, hidden=torch.cat([memory.hidden, said], dim=1) if memory else said)
 
-    def energy(self, candidate: Tensor, memory: Memory, landscape: int = 0, positions: Tensor | None = None) -> Tensor:
+    def energy(
+        self,
+        candidate: Tensor,
+        memory: Memory,
+        landscape: int = 0,
+        positions: Tensor | None = None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
         """Energies (B, T') of embedded candidates (B, T', W) as next states after the last T' states of `memory`.
 
         `landscape` is the descent step, the last landscape serving all later ones. `positions` (T',) names instead the
-        remembered state each candidate follows; it may repeat, so many samples share one Memory.
+        remembered state each candidate follows; it may repeat, so many samples share one Memory. With `rows` (n,),
+        ascending, candidates are (1, n, W), each after the state `positions` (n,) of the batch item `rows`.
         """
-        hidden = self.hidden(candidate, memory, landscape, positions)
+        hidden = self.hidden(candidate, memory, landscape, positions, rows)
         with torch.autocast(hidden.device.type, enabled=False):  # energies stay fp32
-            energy = self.head(hidden.to(self.head.weight.dtype)).squeeze(-1)
+            energy = self._read(hidden.to(self.head.weight.dtype))
             if self.compatibility:
-                context = memory.hidden[:, -candidate.shape[1] :] if positions is None else memory.hidden[:, positions]
+                if rows is not None:
+                    context = memory.hidden[rows, positions][None]
+                elif positions is not None:
+                    context = memory.hidden[:, positions]
+                else:
+                    context = memory.hidden[:, -candidate.shape[1] :]
                 energy = energy - torch.linalg.vecdot(context.to(candidate), candidate) / math.sqrt(self.width)
         return energy
 
-    def hidden(self, candidate: Tensor, memory: Memory, landscape: int = 0, positions: Tensor | None = None) -> Tensor:
+    def _read(self, hidden: Tensor) -> Tensor:
+        """(B, T', W) -> (B, T')."""
+        read = self.head(hidden)
+        return torch.linalg.vecdot(read, read) / 2 if self.squares else read.squeeze(-1)
+
+    def hidden(
+        self,
+        candidate: Tensor,
+        memory: Memory,
+        landscape: int = 0,
+        positions: Tensor | None = None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
         """Final hidden states (B, T', W) of candidates, from which their energies are read."""
         landscape = min(landscape, self.num_landscapes - 1)
         stream = candidate if self.landscape is None else candidate + self.landscape.weight[landscape]
-        return self.trunk.propose(stream, memory, landscape, positions)
+        return self.trunk.propose(stream, memory, landscape, positions, rows=rows)
 
 
 def initialise(network: EnergyTransformer) -> None:

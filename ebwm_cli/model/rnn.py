@@ -35,6 +35,10 @@ class RecurrentMemory:
         """This memory with all but the newest `count` hidden states forgotten; the cell's state still knows of them."""
         return self if count >= self.length else RecurrentMemory(self.cell, self.hidden[:, -count:])
 
+    def rows(self, items: Tensor) -> RecurrentMemory:
+        """The memory of these batch items (n,), which may repeat."""
+        return RecurrentMemory(tuple(each[:, items] for each in self.cell), self.hidden[items])
+
 
 class RecurrentNetwork(nn.Module):
     """`cell` is `gru` or `lstm`; states enter already embedded to `width`, which is the cell's width too."""

@@ -110,9 +110,13 @@ class StateSpace(Protocol):
         """The candidate (B, T', D) that stands for true states (B, T', ...)."""
         ...
 
-    def near_miss(self, states: Tensor, rng: torch.Generator) -> Tensor:
-        """Candidates (B, T', D) that are wrong by NEAR_MISS: what true states (B, T', ...) look like to a careless
-        judge."""
+    def near_miss(self, states: Tensor, rng: torch.Generator, share: float = NEAR_MISS) -> Tensor:
+        """Candidates (B, T', D) that are wrong by `share`, above 0 and below 1: what true states (B, T', ...) look like
+        to a careless judge."""
+        ...
+
+    def near_miss_words(self, share: float = NEAR_MISS) -> str:
+        """What near misses are, in words."""
         ...
 
     def average(self, candidates: Tensor) -> Tensor:
@@ -123,10 +127,18 @@ class StateSpace(Protocol):
         """How unsure a prediction after `states` looks without its energy, (B, T'): the trivial predictor of error."""
         ...
 
+    def between(self, start: Tensor, target: Tensor, noise: float, rng: torch.Generator) -> Tensor:
+        """Random candidates (B, T', D) on the way from `start` (B, T', D) to true states, with noise of that std."""
+        ...
+
+    def ideal_energy(self, candidate: Tensor, target: Tensor) -> Tensor:
+        """What the total energy (B, T') of a candidate would be if it said how wrong that is."""
+        ...
+
+    numbers: int
+    """How many numbers of a state its energy is summed over."""
     doubt_name: str
     """What `doubt` is, in words."""
-    near_miss_name: str
-    """What near misses are, in words."""
 
     def copying(self) -> Reference | None:
         """The predictor that nothing changes, where that means anything."""
@@ -151,7 +163,6 @@ class LatentSpace(nn.Module):
     unit = 1.0
     noise_shift = 1.0
     doubt_name = "size of the predicted move"
-    near_miss_name = f"true states with noise of {NEAR_MISS:.0%} of a state's std"
 
     def __init__(
         self,
@@ -168,6 +179,7 @@ class LatentSpace(nn.Module):
         """`candidates`: whether some enter the network. `head`: whether a forecast is read from its hidden states, with
         `residual` as the difference from the last state."""
         super().__init__()
+        self.numbers = state_dim
         self.start_kind = start
         self.forecasts = start == "forecast"
         self.residual = residual
@@ -251,9 +263,13 @@ class LatentSpace(nn.Module):
         """The states themselves."""
         return states
 
-    def near_miss(self, states: Tensor, rng: torch.Generator) -> Tensor:
-        """x + NEAR_MISS * eps, eps of a state's std."""
-        return states + NEAR_MISS * self.unit * gaussian(states.shape, rng, states)
+    def near_miss(self, states: Tensor, rng: torch.Generator, share: float = NEAR_MISS) -> Tensor:
+        """x + share * eps, eps of a state's std."""
+        return states + share * self.unit * gaussian(states.shape, rng, states)
+
+    def near_miss_words(self, share: float = NEAR_MISS) -> str:
+        """Noise, and how much of it."""
+        return f"true states with noise of {share:.0%} of a state's std"
 
     def average(self, candidates: Tensor) -> Tensor:
         """Mean over the samples, (B, T', M, D) -> (B, T', D)."""
@@ -262,6 +278,15 @@ class LatentSpace(nn.Module):
     def doubt(self, candidate: Tensor, states: Tensor) -> Tensor:
         """Root mean square size of the predicted move, (B, T'): what moves far is hard to foresee."""
         return (candidate - states).square().mean(-1).sqrt()
+
+    def between(self, start: Tensor, target: Tensor, noise: float, rng: torch.Generator) -> Tensor:
+        """y0 + u (x - y0) + noise * eps, u uniform in [0, 1)."""
+        share = uniform((*start.shape[:2], 1), rng, start)
+        return start + share * (target - start) + noise * self.unit * gaussian(start.shape, rng, start)
+
+    def ideal_energy(self, candidate: Tensor, target: Tensor) -> Tensor:
+        """|y - x|^2 / 2, (B, T')."""
+        return self.divergence(candidate, target)
 
     def copying(self) -> Reference:
         """Predicts the last state."""

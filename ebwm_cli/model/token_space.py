@@ -18,10 +18,12 @@ from torch.nn import functional as F
 from ebwm_cli.model.distribution import cross_entropy, expected_embedding, relative_entropy
 from ebwm_cli.model.ngram import Bigram, Unigram
 from ebwm_cli.model.product import product
-from ebwm_cli.model.state_space import NEAR_MISS, References, gaussian
+from ebwm_cli.model.state_space import NEAR_MISS, References, gaussian, uniform
 
 SURE = 100.0
 """A logit beside which others at 0 vanish: exp(-100) V is nothing."""
+LEAST = 1e-9
+"""Smallest probability that a logit is taken of."""
 
 
 class TokenSpace(nn.Module):
@@ -42,8 +44,8 @@ class TokenSpace(nn.Module):
     """
 
     in_nats = True
+    numbers = 1
     doubt_name = "entropy of the prediction"
-    near_miss_name = f"distributions with {NEAR_MISS:.0%} on a random other token"
 
     def __init__(
         self,
@@ -150,13 +152,17 @@ class TokenSpace(nn.Module):
         """Logits so high for the token that all others have no probability."""
         return SURE * F.one_hot(states, self.vocab_size).to(self.observed_table.dtype)
 
-    def near_miss(self, states: Tensor, rng: torch.Generator) -> Tensor:
-        """Logits of probability NEAR_MISS for one other token, and all the rest of it for the true one."""
+    def near_miss(self, states: Tensor, rng: torch.Generator, share: float = NEAR_MISS) -> Tensor:
+        """Logits of probability `share` for one other token, and all the rest of it for the true one."""
         further = torch.randint(1, self.vocab_size, states.shape, generator=rng, device=rng.device)
         other = (states + further.to(states.device)) % self.vocab_size
         logits = self.blank(states)
-        logits.scatter_(-1, states[..., None], SURE + math.log(1 - NEAR_MISS))
-        return logits.scatter_(-1, other[..., None], SURE + math.log(NEAR_MISS))
+        logits.scatter_(-1, states[..., None], SURE + math.log(1 - share))
+        return logits.scatter_(-1, other[..., None], SURE + math.log(share))
+
+    def near_miss_words(self, share: float = NEAR_MISS) -> str:
+        """Another token, and its probability."""
+        return f"distributions with {share:.0%} on a random other token"
 
     def average(self, candidates: Tensor) -> Tensor:
         """Logits of the mean distribution of the samples, (B, T', M, V) -> (B, T', V)."""
@@ -166,6 +172,20 @@ class TokenSpace(nn.Module):
         """Entropy of the prediction in nats, (B, T')."""
         log_p = candidate.log_softmax(-1)
         return -(log_p.exp() * log_p).sum(-1)
+
+    def between(self, start: Tensor, target: Tensor, noise: float, rng: torch.Generator) -> Tensor:
+        """ln((1 - u) softmax(z0 + noise * eps) + u onehot(w)), u uniform in [0, 1), for w the true token or, in one
+        case of two, another."""
+        shape, like = target.shape, start
+        share = uniform((*shape, 1), rng, like)
+        other = torch.randint(self.vocab_size, shape, generator=rng, device=rng.device).to(target.device)
+        word = torch.where(uniform(shape, rng, like) < 0.5, target, other)
+        p = (start + noise * gaussian(start.shape, rng, like)).softmax(-1).mul_(1 - share)
+        return p.scatter_add_(-1, word[..., None], share).clamp_min_(LEAST).log_()
+
+    def ideal_energy(self, candidate: Tensor, target: Tensor) -> Tensor:
+        """The cross-entropy in nats, (B, T')."""
+        return cross_entropy(candidate, target)
 
     def copying(self) -> None:
         """A token says nothing of being the next one too."""

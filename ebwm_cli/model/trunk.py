@@ -14,7 +14,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ebwm_cli.model.attention import Rotary, candidate_attention, causal_attention, rotary, rotate
+from ebwm_cli.model.attention import (
+    Rotary,
+    Scattered,
+    candidate_attention,
+    causal_attention,
+    rotary,
+    rotate,
+    scattered,
+)
 from ebwm_cli.model.product import product
 from ebwm_cli.model.twice import normalise, swiglu
 
@@ -47,6 +55,11 @@ class Memory:
             self.hidden[:, -count:],
             self.position,
         )
+
+    def rows(self, items: Tensor) -> Memory:
+        """The memory of these batch items (n,), which may repeat."""
+        keys, values = tuple(k[items] for k in self.keys), tuple(v[items] for v in self.values)
+        return Memory(keys, values, self.hidden[items], self.position)
 
     def until(self, count: int) -> Memory:
         """This memory as it was when it held its oldest `count` states only."""
@@ -110,7 +123,7 @@ class Block(nn.Module):
         keys: Tensor,
         values: Tensor,
         table: Rotary,
-        positions: Tensor | None,
+        positions: Tensor | Scattered | None,
         landscape: int,
         condition: Tensor | None = None,
     ) -> Tensor:
@@ -183,9 +196,11 @@ class Trunk(nn.Module):
         landscape: int = 0,
         positions: Tensor | None = None,
         condition: Tensor | None = None,
+        rows: Tensor | None = None,
     ) -> Tensor:
         """Final hidden states (B, T', W) of candidates x for the last T' states of `memory`, or after the states
-        `positions` (T',), counted from the oldest remembered one. `condition` (B, T', 6, W) modulates every block."""
+        `positions` (T',), counted from the oldest remembered one. `condition` (B, T', 6, W) modulates every block.
+        With `rows` (n,), ascending, x is (1, n, W): candidates of these batch items, after their `positions` (n,)."""
         length, count = memory.length, x.shape[1]
         if positions is None and count != length:
             positions = torch.arange(length - count, length, device=x.device)
@@ -194,8 +209,12 @@ class Trunk(nn.Module):
         table = table.at(
             slice(oldest + 1, None) if positions is None else positions + (oldest + 1)
         )  # candidate t at t+1
+        where = positions
+        if rows is not None:
+            assert positions is not None
+            where = scattered(rows, positions)
         for block, keys, values in zip(self.blocks, memory.keys, memory.values, strict=True):
-            x = block.propose(x, keys, values, table, positions, landscape, condition)
+            x = block.propose(x, keys, values, table, where, landscape, condition)
         return self.norm(x)
 
 

@@ -23,6 +23,7 @@ from ebwm_cli.recipe.model import DEFAULT_KIND, KINDS, kind_of
 from ebwm_cli.recipe.schema import Recipe
 
 STUDIES = "scale/"
+STUDY_FOLDERS = (STUDIES, "ablation/")
 _SCHEMA_HINT = "ebwm train --schema lists every key with its bounds and units"
 
 
@@ -49,12 +50,12 @@ def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Reci
 
 def shipped_recipes() -> list[str]:
     """Names of the recipes that travel with the package, such as `video_ebt_4xs`."""
-    return [name for name in _shipped() if not name.startswith(STUDIES)]
+    return [name for name in _shipped() if not name.startswith(STUDY_FOLDERS)]
 
 
 def shipped_studies() -> list[str]:
     """Names of the studies that travel with the package, such as `scale/video_data`."""
-    return [name for name in _shipped() if name.startswith(STUDIES)]
+    return [name for name in _shipped() if name.startswith(STUDY_FOLDERS)]
 
 
 def recipe_json_schema() -> dict[str, Any]:
@@ -108,7 +109,7 @@ def find_recipe(path_or_name: str | Path, shipped: Sequence[str], beside: Path |
         return path
     if str(path_or_name) in shipped:
         return _recipe_root() / f"{path_or_name}.yaml"
-    verb = "scale" if all(name.startswith(STUDIES) for name in shipped) else "train"
+    verb = "scale" if all(name.startswith(STUDY_FOLDERS) for name in shipped) else "train"
     near = difflib.get_close_matches(asked.stem if is_path else asked.name, shipped, n=1)
     hint = f"ebwm {verb} {near[0].removeprefix(STUDIES)}" if near else "shipped recipes: " + ", ".join(shipped)
     if is_path:

@@ -26,8 +26,12 @@ class DescentSection(Section):
     already settled; (0, 0) is the published form."""
     step_size: Positive = 1.0
     """alpha, in state units squared per unit of energy; 1 suits unit-variance latents."""
-    learn_step_size: bool = True
-    """Whether alpha is a parameter (System 1) or stays as given."""
+    step_control: Literal["learned", "fixed", "spectral"] = "learned"
+    """`learned`: alpha is a parameter (System 1). `fixed`: it stays as given. `spectral`: as given, and shortened where
+    the energy is so curved that a move would overshoot."""
+    spectral_fraction: Annotated[float, Field(gt=0, lt=2)] = 1.0
+    """step_control=spectral: alpha * curvature + lambda is brought down to this, per position; 2 is the edge of
+    stability."""
     step_size_lr_scale: NonNegative = 3.0
     """Learning rate of alpha = this * alpha * lr (EBT, arXiv 2507.02092)."""
     anchor: Annotated[float, Field(ge=0, lt=1)] = 0.5
@@ -38,6 +42,15 @@ class DescentSection(Section):
     """Training only: std of the Gaussian added to a candidate after each move, in state units."""
     gradient_clamp: NonNegative = 0.0
     """Largest norm of dE/dy per position, in energy per state unit; 0 clamps nothing."""
+    unroll: bool = False
+    """Whether the loss goes back through all trained steps at once; else each is learned by itself, which needs the
+    memory of one."""
+    loss_on: Literal["all", "last"] = "all"
+    """Which of the trained steps carry loss."""
+    replay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of a batch that is made of windows seen before, whose candidates start where they had arrived."""
+    replay_size: Count = 256
+    """Windows that are kept for that."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -51,6 +64,25 @@ class DescentSection(Section):
     def steps_range(self) -> tuple[int, int]:
         """Trained descent steps as (low, high)."""
         return self.steps if isinstance(self.steps, tuple) else (self.steps, self.steps)
+
+
+class EnergiesSection(Section):
+    """What energies should mean beside leading downhill; each a weight of a term of the training loss."""
+
+    regression: NonNegative = 0.0
+    """The total energy of random candidates is fitted to half their squared distance to the truth (tokens: to their
+    cross-entropy), so that its minimum is the expected state, and its value there the uncertainty."""
+    regression_noise: NonNegative = 0.3
+    """Std of the Gaussian on those candidates, which lie between start and truth; in state units."""
+    contrast: NonNegative = 0.0
+    """The total energy of the truth against that of other windows' states, other times' and near misses (InfoNCE)."""
+    regularization: NonNegative = 0.0
+    """Mean square of the energies of truth and prediction, per number of a state."""
+
+    @property
+    def any(self) -> bool:
+        """Whether there is such a term."""
+        return bool(self.regression or self.contrast or self.regularization)
 
 
 class TableSection(Section):
@@ -155,8 +187,12 @@ class EbtSection(TrunkSection):
     compatibility: bool = False
     """Whether the energy has a term - <h, c> / sqrt(width): h what the context says, c the embedded candidate. For
     tokens it is a language model's output layer, which the rest of the energy improves on."""
+    head: Literal["linear", "squares"] = "linear"
+    """What reads the energy from a hidden state: a linear map, or half the sum of squares of one, which no candidate
+    makes negative."""
     tokens: TokenSection = TokenSection()
     descent: DescentSection = DescentSection()
+    energies: EnergiesSection = EnergiesSection()
 
     @model_validator(mode="after")
     def _descends(self) -> Self:
@@ -164,6 +200,8 @@ class EbtSection(TrunkSection):
             raise ValueError("landscapes: more than one needs step_conditioning=embedding or adaln")
         if self.tokens.rule == "replace" and self.descent.anchor:
             raise ValueError("descent.anchor: tokens.rule=replace forgets where it started, so it must be 0")
+        if self.head == "squares" and self.compatibility:
+            raise ValueError("head: squares are bounded below, which the term of compatibility is not; choose one")
         if self.descent.steps == 0 and (self.start != "forecast" or any(self.descent.free_steps)):
             raise ValueError("descent.steps: 0 needs start=forecast and free_steps=[0,0]; nothing else is learned")
         return self

@@ -111,11 +111,23 @@ class ThinkSection(Section):
     """Starts per position, of which the lowest final energy is kept."""
     start_noise: NonNegative = 0.1
     """Std added to the starts after the first where samples > 1, in state units."""
-    stop: Literal["fixed", "energy"] = "fixed"
-    """Spend all steps, or stop each position when its energy has settled."""
+    select: Literal["energy", "gap", "mean", "random"] = "energy"
+    """samples > 1: the prediction is the sample of the lowest final energy, the one whose energy fell most, the mean of
+    all, or any one of them."""
+    beam: Count = 1
+    """samples > 1: futures that a rollout keeps side by side, by the sum of their energies."""
+    stop: Literal["fixed", "energy", "still"] = "fixed"
+    """Spend all steps, or stop each position when its energy has settled, or when its moves have become small."""
     tolerance: Positive = 0.01
-    """stop=energy: a position has settled when a step lowers its energy by less than this fraction of its whole
-    drop so far."""
+    """stop=energy: a position has settled when a step lowers its energy by less than this fraction of `drop`.
+    stop=still: when a move is shorter than this fraction of its first."""
+    drop: Literal["own", "typical"] = "own"
+    """stop=energy: of the position's own whole drop so far, or of the mean whole drop of the predictions at hand: what
+    has farther to fall then thinks longer."""
+    patience: Count = 1
+    """Steps in a row that must be so."""
+    backtrack: bool = False
+    """Whether a move that would raise the total energy is halved, then refused; costs one more look per step."""
 
 
 class Recipe(Section):

@@ -9,7 +9,6 @@ difficulty and of score with error. Works through `WorldModel` and `Judge` alone
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,12 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ebwm_cli.data.loader import as_states, spread
-from ebwm_cli.errors import DataError
 from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.run.checkpoint import LoadedWorld
-from ebwm_cli.run.measure import Floats, HeldOut, device_of, held_out_batches, predict_windows
+from ebwm_cli.run.measure import Floats, HeldOut, held_out_batches, predict_windows
 from ebwm_cli.run.outputs import shown
+from ebwm_cli.run.pairs import NO_SCORE, Pairs, counted, defined, differ, origin, paired_batches, positions
 from ebwm_cli.run.report_facets import FacetsRow, Measured, StepsLoss
 from ebwm_cli.run.statistics import auroc, spearman
 from ebwm_cli.world.protocol import Judge
@@ -31,7 +29,6 @@ from ebwm_cli.world.update import step_generator
 BUDGET = 16
 """Descent steps that a position may use before it has settled."""
 BY_STEPS = (1, 2, 4, 8, 16)
-NO_SCORE = "no score: it predicts in one pass and judges nothing"
 NO_STEPS = "no score: it predicts in one pass, 0 steps always, whatever the budget"
 
 
@@ -43,46 +40,6 @@ class Difficulty:
     """The predictor that needs no network, in words."""
     errors: Floats
     """Its one-step errors, (W, S)."""
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Held-out windows, and for each another one to hold it against."""
-
-    starts: NDArray[np.int64]
-    """First state of each window, (W,)."""
-    others: NDArray[np.int64]
-    """First state of its other, (W,)."""
-    foreign: float
-    """Share of pairs whose two windows are from different clips or documents."""
-
-
-def pair_windows(held_out: HeldOut, context: int) -> Pairs:
-    """Pair window i with window i + W/2, or where that is from the same clip or document with one from elsewhere, if
-    there is any. Raises DataError where there are no two windows."""
-    split = held_out.split
-    starts = spread(split.windows(context, held_out.stride), held_out.most)
-    if len(starts) < 2:
-        raise DataError(
-            f"the {split.name} split holds {len(starts)} windows of {context} + 1 states; facets need 2, to hold one "
-            "against the other",
-            f"ebwm prepare video (or text) --src DIR --context {max(1, context // 2)}, or a longer DIR",
-        )
-    sources = split.sources(starts)
-    other = partners(sources)
-    return Pairs(starts, starts[other], float((sources[other] != sources).mean()))
-
-
-def partners(sources: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Another item for each of `sources` (W,): half the list further on, if possible of another source."""
-    own = np.arange(len(sources))
-    other = (own + len(sources) // 2) % len(sources)
-    for source in np.unique(sources[sources[other] == sources]):
-        stuck = np.flatnonzero((sources == source) & (sources[other] == source))
-        elsewhere = np.flatnonzero(sources != source)
-        if len(elsewhere):
-            other[stuck] = elsewhere[np.arange(len(stuck)) % len(elsewhere)]
-    return other
 
 
 def measure_facets(
@@ -138,7 +95,7 @@ def _judge(loaded: LoadedWorld, held_out: HeldOut, pairs: Pairs, seed: int) -> _
         memory = world.observe(states[:, :-1])
         right, wrong = space.certain(truth), space.certain(false)
         rows = [
-            (truth != false).flatten(2).any(-1) if truth.ndim > 2 else truth != false,
+            differ(truth, false),
             _relative_change(world.hidden(right, memory), world.hidden(wrong, memory)),
         ]
         if judge:
@@ -161,11 +118,11 @@ def _shaped(loaded: LoadedWorld, judged: _Judged, pairs: Pairs) -> Measured:
     changes = judged.changes[judged.differs]
     how = (
         "mean |h1 - h2| / |h1| of the hidden state when the candidate changes from the true next state to one from "
-        f"{_origin(pairs)} that differs, at {_positions(changes)}"
+        f"{origin(pairs)} that differs, at {positions(changes)}"
     )
     if loaded.world.score is None and not changes.any():
         how += "; 0 by construction: no candidate enters a network that predicts in one pass"
-    return Measured(value=_defined(float(changes.mean()) if changes.size else math.nan), how=how)
+    return Measured(value=defined(float(changes.mean()) if changes.size else math.nan), how=how)
 
 
 def _told_apart(loaded: LoadedWorld, judged: _Judged, pairs: Pairs) -> tuple[Measured, Measured]:
@@ -173,11 +130,11 @@ def _told_apart(loaded: LoadedWorld, judged: _Judged, pairs: Pairs) -> tuple[Mea
     if judged.true is None or judged.other is None or judged.near is None:
         return Measured(value=None, how=NO_SCORE), Measured(value=None, how=NO_SCORE)
     true, other = judged.true[judged.differs], judged.other[judged.differs]
-    others, nearly = f"next states from {_origin(pairs)} that differ", loaded.space.near_miss_name
+    others, nearly = f"next states from {origin(pairs)} that differ", loaded.space.near_miss_words()
     said = f"AUROC of {loaded.world.score}, higher for {{}} than for true ones, at {{}}; 0.5 is chance"
     return (
-        Measured(value=_defined(auroc(other, true)), how=said.format(others, _positions(true))),
-        Measured(value=_defined(auroc(judged.near, judged.true)), how=said.format(nearly, _positions(judged.true))),
+        Measured(value=defined(auroc(other, true)), how=said.format(others, positions(true))),
+        Measured(value=defined(auroc(judged.near, judged.true)), how=said.format(nearly, positions(judged.true))),
     )
 
 
@@ -193,8 +150,8 @@ def _thought(
     think = loaded.recipe.think.model_copy(update={"samples": 1, "steps": BUDGET})
     used = _steps_used(loaded, held_out, think.model_copy(update={"stop": "energy"}), seed)
     each = f"each position stopping once a step lowers its {loaded.world.score} by less than {think.tolerance:g} of "
-    each += f"the whole drop, after at most {BUDGET} steps, at {_positions(used)}"
-    correlation = _defined(spearman(used, difficulty.errors))
+    each += f"the whole drop, after at most {BUDGET} steps, at {positions(used)}"
+    correlation = defined(spearman(used, difficulty.errors))
     how = f"Spearman of the steps used with the one-step error of {difficulty.reference}; {each}"
     if correlation is None:
         how += f"; undefined: all took {used.flat[0]:.0f} steps" if np.ptp(used) == 0 else "; undefined: all alike"
@@ -204,7 +161,7 @@ def _thought(
         Measured(value=correlation, how=how),
         Measured(value=float(used.mean()), how=f"mean steps used, {each}"),
         [StepsLoss(steps=steps, loss=loss) for steps, loss in zip(BY_STEPS, losses, strict=True)],
-        f"mean one-step loss with exactly so many steps from one start, at {_positions(used)}",
+        f"mean one-step loss with exactly so many steps from one start, at {positions(used)}",
     )
 
 
@@ -225,10 +182,10 @@ def _doubted(loaded: LoadedWorld, held_out: HeldOut, pairs: Pairs, seed: int) ->
     score, think = loaded.world.score, loaded.recipe.think
     if score is None:
         return Measured(value=None, how=NO_SCORE), Measured(value=None, how=NO_SCORE)
-    budget = f"with {_counted(think.steps, 'step')} and {_counted(think.samples, 'start')}"
+    budget = f"with {counted(think.steps, 'step')} and {counted(think.samples, 'start')}"
     scores = predict_windows(loaded, held_out, think, seed)
-    correlation = _defined(spearman(scores.energies, scores.errors))
-    how = f"Spearman of the final {score} with the actual error {budget}, at {_positions(scores.errors)}"
+    correlation = defined(spearman(scores.energies, scores.errors))
+    how = f"Spearman of the final {score} with the actual error {budget}, at {positions(scores.errors)}"
     if correlation is None:
         how += "; undefined: one of them is the same everywhere"
     return Measured(value=correlation, how=how), _foreign_contexts(loaded, held_out, pairs, budget, seed)
@@ -250,42 +207,6 @@ def _foreign_contexts(loaded: LoadedWorld, held_out: HeldOut, pairs: Pairs, budg
     true, foreign = (torch.cat(scores).double().numpy() for scores in final)
     how = (
         f"AUROC of the final {world.score} {budget} after the last state, higher where the first {half} of "
-        f"{loaded.spec.context} states of context are from {_origin(pairs)}, in {len(true):,} windows; 0.5 is chance"
+        f"{loaded.spec.context} states of context are from {origin(pairs)}, in {len(true):,} windows; 0.5 is chance"
     )
-    return Measured(value=_defined(auroc(foreign, true)), how=how)
-
-
-# ----------------------------------------------------------------------------------------------- shared
-
-
-def paired_batches(
-    loaded: LoadedWorld, held_out: HeldOut, pairs: Pairs, samples: int = 1
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Windows in order and the others they are paired with, (B, C+1, ...) each, as many as memory allows."""
-    done = 0
-    for states in held_out_batches(loaded, held_out, samples):
-        starts = pairs.others[done : done + len(states)]
-        rows = starts[:, None] + np.arange(states.shape[1])
-        yield states, as_states(held_out.split.states[rows]).to(device_of(loaded))
-        done += len(states)
-
-
-def _origin(pairs: Pairs) -> str:
-    """Where another window is from, in words."""
-    if pairs.foreign == 1:
-        return "another clip or document"
-    if pairs.foreign == 0:
-        return "another window of the same clip or document"
-    return f"another window ({pairs.foreign:.0%} from another clip or document)"
-
-
-def _positions(values: Floats) -> str:
-    return _counted(values.size, "position")
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
-
-
-def _defined(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    return Measured(value=defined(auroc(foreign, true)), how=how)

@@ -26,7 +26,8 @@ from ebwm_cli.model.state_space import Reference, StateSpace
 from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.run.checkpoint import LoadedWorld
 from ebwm_cli.run.held_out_loss import windows_at_once
-from ebwm_cli.world.protocol import Prediction, WorldModel
+from ebwm_cli.run.rollout import roll_out
+from ebwm_cli.sampler.selection import lowest_energy, take
 
 Floats = NDArray[np.float64]
 MOST_NATS = 700.0
@@ -46,6 +47,14 @@ class Scores:
     """Of the mean of all samples."""
     sample_random_errors: Floats
     """Expected, of a sample picked blindly."""
+    sample_gap_errors: Floats
+    """Of the sample whose energy fell most."""
+    steps_used: Floats
+    """Of the sample that was kept."""
+    looks: Floats
+    """Energies computed and differentiated, over all samples."""
+    tries: Floats
+    """Energies only computed."""
     seconds: float
     """Per predicted state, observing included."""
 
@@ -64,7 +73,7 @@ def predict_windows(loaded: LoadedWorld, held_out: HeldOut, think: ThinkSection,
     """Predict `held_out`, on the device `loaded` is on."""
     world, space, stride = loaded.world, loaded.space, held_out.stride
     rng = torch.Generator().manual_seed(seed)
-    columns: list[list[Tensor]] = [[], [], [], [], []]
+    columns: list[list[Tensor]] = [[] for _ in range(9)]
     seconds = 0.0
     _warm_up(loaded, held_out, think)
     for states in held_out_batches(loaded, held_out, think.samples):
@@ -74,13 +83,17 @@ def predict_windows(loaded: LoadedWorld, held_out: HeldOut, think: ThinkSection,
         _wait(states)
         seconds += time.perf_counter() - began
         samples = prediction.sample_states  # (B, S, M, D)
-        picked_blindly = [space.distance(samples[:, :, m], truth) for m in range(think.samples)]
+        every = torch.stack([space.distance(samples[:, :, m], truth) for m in range(think.samples)], -1)  # (B, S, M)
         rows = (
             space.distance(prediction.state, truth),
             prediction.energy,
             space.doubt(prediction.state, states[:, -stride - 1 : -1]),
             space.distance(space.average(samples), truth),
-            torch.stack(picked_blindly).mean(0),
+            every.mean(-1),
+            take(every, lowest_energy(-prediction.sample_gaps)),
+            prediction.steps_used,
+            prediction.looks,
+            prediction.tries,
         )
         for column, row in zip(columns, rows, strict=True):
             column.append(row.cpu())
@@ -116,27 +129,6 @@ def bits_per_byte(encoder: Encoder, tokens: NDArray[np.integer[Any]], nats: Floa
         return None
     spent = int(encoder.token_lengths()[tokens].sum())
     return float(nats.sum()) / math.log(2) / spent if spent else None
-
-
-@torch.no_grad()
-def roll_out(
-    loaded: LoadedWorld,
-    observed: Tensor,
-    think: ThinkSection,
-    rng: torch.Generator,
-    horizon: int,
-    *,
-    record: bool = False,
-) -> list[Prediction]:
-    """Predict `horizon` states after `observed` (B, T, ...), each remembered before the next; (B, 1, ...) each."""
-    world: WorldModel = loaded.world
-    memory = world.observe(observed)
-    predictions = []
-    for ahead in range(horizon):
-        if ahead:
-            memory = world.observe(loaded.space.commit(predictions[-1].state), memory)
-        predictions.append(world.predict(memory, think, rng, positions=1, record=record))
-    return predictions
 
 
 @dataclass(frozen=True)

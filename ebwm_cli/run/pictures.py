@@ -1,4 +1,4 @@
-"""Figures a person can read at a glance: frames in a strip, an energy landscape, numbers against descent steps.
+"""Figures a person can read at a glance: frames in a strip, numbers against descent steps.
 
 Frames are enlarged by whole factors without smoothing, colours are told apart by colour-blind readers too. A picture
 computes nothing but its layout; it knows no world and no command.
@@ -18,8 +18,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from numpy.typing import NDArray
-
-from ebwm_cli.run.landscape import Landscape
 
 Frame = NDArray[np.uint8]
 
@@ -99,51 +97,15 @@ def draw_strip(path: Path, title: str, rows: Sequence[Row], footnote: str = "") 
     save(figure, path)
 
 
-def draw_landscape(path: Path, title: str, landscape: Landscape, curves: Sequence[Curve]) -> None:
-    """Contours of the energy with the descent drawn on them, and `curves` against the descent step beside them, of
-    which the first is that energy."""
-    figure = page(10.6, 5.8)
-    axes = figure.add_axes((0.075, 0.115, 0.77 * 5.8 / 10.6, 0.77))  # square, as both axes have one unit
-    levels = _levels(landscape)
-    filled = axes.contourf(landscape.u, landscape.v, landscape.energies, levels, cmap="cividis")
-    lines = (landscape.u, landscape.v, landscape.energies, levels[::2])
-    axes.contour(*lines, colors="white", linewidths=0.5, alpha=0.4, linestyles="solid")
-    u, v = landscape.path.T
-    axes.plot(u, v, "-", color="white", linewidth=4.0, solid_capstyle="round")
-    axes.plot(u, v, "-o", color=ORANGE, linewidth=1.8, markersize=4.5, markeredgecolor="white", label="descent")
-    _number_steps(axes, landscape)
-    axes.plot(u[:1], v[:1], "o", color="white", markersize=10, markeredgecolor=INK, markeredgewidth=1.5, label="start")
-    axes.plot(u[-1:], v[-1:], "D", color=ORANGE, markersize=9, markeredgecolor="white", label="final")
-    if landscape.truth is not None:
-        x, y = landscape.truth
-        axes.plot([x], [y], "*", color=GREEN, markersize=17, markeredgecolor="white", label="truth")
-    axes.set_xlim(landscape.u[0], landscape.u[-1])
-    axes.set_ylim(landscape.v[0], landscape.v[-1])
-    axes.set_xlabel("start → final, state units")
-    axes.set_ylabel(f"second direction ({landscape.second}), state units")
-    above = {"loc": "lower right", "bbox_to_anchor": (1.02, 0.995), "ncols": 4}  # it covers nothing of the landscape
-    axes.legend(**above, fontsize=8.5, frameon=False, columnspacing=1.2, handletextpad=0.4, borderaxespad=0.1)
-    plain(axes, grid=False)
-    bar = figure.colorbar(filled, cax=figure.add_axes((0.515, 0.115, 0.013, 0.77)), spacing="proportional")
-    bar.locator = MaxNLocator(7)  # pyright: ignore[reportAttributeAccessIssue]
-    bar.update_ticks()
-    bar.set_label(curves[0].name, color=INK, fontsize=9)
-    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
-    bar.ax.tick_params(length=0, labelsize=8, colors=INK)
-    _draw_panels(figure, curves, (0.68, 0.115, 0.295, 0.83), "descent step")
-    figure.text(0.075, 0.93, title, fontsize=12.5, fontweight="bold", color=INK)
-    save(figure, path)
-
-
 def draw_curves(path: Path, title: str, curves: Sequence[Curve], x_label: str, *, log2: bool = False) -> None:
     """Panels one above the other, on a common x axis; `log2` spaces 1, 2, 4, 8 evenly."""
     figure = page(6.4, 1.2 + 2.2 * len(curves))
-    _draw_panels(figure, curves, (0.13, 0.11, 0.83, 0.85), x_label, log2=log2)
+    draw_panels(figure, curves, (0.13, 0.11, 0.83, 0.85), x_label, log2=log2)
     figure.text(0.13, 0.95, title, fontsize=12, fontweight="bold", color=INK)
     save(figure, path)
 
 
-def _draw_panels(
+def draw_panels(
     figure: Figure,
     curves: Sequence[Curve],
     box: tuple[float, float, float, float],
@@ -151,6 +113,7 @@ def _draw_panels(
     *,
     log2: bool = False,
 ) -> None:
+    """Panels of `curves` one above the other in `box` (left, bottom, width, height), parts of the page."""
     left, bottom, width, height = box
     part = height / len(curves)
     for index, curve in enumerate(curves):
@@ -176,24 +139,6 @@ def _draw_panels(
             axes.set_xlabel(x_label)
         else:
             axes.tick_params(labelbottom=False)
-
-
-def _number_steps(axes: Axes, landscape: Landscape) -> None:
-    """Write step numbers beside the path, as many as have room."""
-    room = 0.045 * (landscape.u[-1] - landscape.u[0])
-    taken = [landscape.path[0], landscape.path[-1]]
-    for step, place in enumerate(landscape.path[1:-1], start=1):
-        if min(np.linalg.norm(place - each) for each in taken) < room:
-            continue
-        taken.append(place)
-        style = {"color": "white", "fontsize": 8, "ha": "center"}
-        axes.annotate(str(step), (place[0], place[1]), (0, 7), textcoords="offset points", **style)
-
-
-def _levels(landscape: Landscape) -> NDArray[np.float64]:
-    """Contour levels from the lowest energy to the highest, closer together near the bottom."""
-    low, high = float(np.nanmin(landscape.energies)), float(np.nanmax(landscape.energies))
-    return low + max(high - low, 1e-9) * np.linspace(0, 1, 25) ** 1.6
 
 
 def page(width: float, height: float) -> Figure:

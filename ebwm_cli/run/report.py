@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from ebwm_cli.run.report_base import Report
 from ebwm_cli.run.report_compare import ComparisonRow
+from ebwm_cli.run.report_think import DescentRow as DescentRow
+from ebwm_cli.run.report_think import ThinkReport as ThinkReport
+from ebwm_cli.run.report_think import TokenChance as TokenChance
 
 
 class Notice(Report):
@@ -183,6 +186,22 @@ class SamplesRow(Report):
     perplexity: float | None
 
 
+class StopRow(Report):
+    """Held-out loss when each state may stop by itself, and what was then really spent."""
+
+    stop: str
+    """What a state waits for: see ThinkSection.stop."""
+    steps: int
+    """Most descent steps."""
+    loss: float
+    steps_used: float
+    """On average."""
+    counts: list[int]
+    """States that used 0, 1, 2 .. steps."""
+    flops_per_state: float
+    """Really spent: who has stopped is computed no more."""
+
+
 class RolloutRow(Report):
     """Held-out loss this many states ahead, predictions fed back."""
 
@@ -241,6 +260,8 @@ class EvalReport(Report):
     """Of thinking; 0 where it predicts in one pass."""
     by_steps: list[StepsRow]
     """Empty, like `by_samples`, where it predicts in one pass."""
+    by_stop: list[StopRow]
+    """All of the largest number of steps, and stopping before; empty where it predicts in one pass."""
     by_samples: list[SamplesRow]
     references: list[ReferenceRow]
     """Predictors that need no network, the one to beat first."""
@@ -271,55 +292,3 @@ class EvalReport(Report):
     flops_per_state: float
     seconds: float
     files: list[str]
-
-
-# ---------------------------------------------------------------------------------------------- think
-
-
-class DescentRow(Report):
-    """One line of the descent table, averaged over the shown positions."""
-
-    step: int
-    energy: float
-    drop: float
-    move: float
-    """Root mean square of the move that led here, in state units."""
-    error: float | None
-    """Loss to the truth, where it is known."""
-
-
-class ThinkReport(Report):
-    """What `ebwm think` did with one window."""
-
-    checkpoint: str
-    source: str
-    context: int
-    horizon: int
-    samples: int
-    stop: str
-    steps: int
-    score: str | None
-    """What the energies are: energy, or denoising error; None where nothing descends and nothing is judged."""
-    steps_used: list[int]
-    """Per predicted state."""
-    stopped: str
-    """What stopping did, in words."""
-    energies: list[float]
-    """Per descent step, of the first predicted state."""
-    energy_gap: float
-    descent: list[DescentRow]
-    position_energies: list[float]
-    """Final energy per predicted state: of every context position, then the horizon."""
-    sample_energies: list[float]
-    """Final energy of each start of the first predicted state."""
-    error: float | None
-    reference: str | None
-    """The predictor beside it, in words; None where nothing can be copied."""
-    reference_error: float | None
-    predicted_text: str | None
-    """What the predicted states say, where they are tokens."""
-    true_text: str | None
-    rollout_errors: list[float]
-    states: int
-    files: list[str]
-    seconds: float

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
 
 from ebwm_cli.errors import UsageError
 from ebwm_cli.recipe.schema import ThinkSection
+from ebwm_cli.run.checkpoint import LoadedWorld
 
 
-def budget_of(habits: ThinkSection, asked: Mapping[str, Any]) -> ThinkSection:
-    """`habits` with everything `asked` that is not None. Raises UsageError."""
+def thinking_as(loaded: LoadedWorld, asked: Mapping[str, Any]) -> LoadedWorld:
+    """`loaded`, whose recipe thinks as `asked` (keys of ThinkSection). Raises UsageError."""
+    if not asked:
+        return loaded
+    think = budget_of(loaded.recipe.think, asked)
+    return replace(loaded, recipe=loaded.recipe.model_copy(update={"think": think}))
+
+
+def budget_of(habits: ThinkSection, asked: Mapping[str, Any], further: Mapping[str, Any] | None = None) -> ThinkSection:
+    """`habits` with everything put in that was asked for and `further`, and is not None. Raises UsageError where a key
+    is unknown or asked for twice."""
     changes = {key: value for key, value in asked.items() if value is not None}
+    for key, value in (further or {}).items():
+        if key in changes:
+            raise UsageError(f"--{key} and --thinking {key}= say the same", f"--{key} {changes[key]}")
+        changes[key] = value
     try:
         return ThinkSection.model_validate({**habits.model_dump(), **changes})
     except ValidationError as error:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.run.checkpoint import LoadedWorld
-from ebwm_cli.run.measure import roll_out
+from ebwm_cli.run.rollout import roll_out
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Thought:
     errors: Tensor | None  # (H, K+1) of each candidate, where the truth is known
     origin: Tensor  # (H, D) what the anchor pulled to
     steps_used: list[int]  # H
-    sample_energies: Tensor  # (M,) final energies of the samples of the first prediction
+    sample_states: Tensor  # (M, D) where the samples of the first prediction ended
+    sample_energies: Tensor  # (M,) their final energies
     context_energies: Tensor  # (T-1,) final energies of predicting what was observed
     score: str | None  # what the energies are, in words; None: all are 0 and say nothing
 
@@ -74,6 +75,7 @@ def think_about(scene: Scene, loaded: LoadedWorld, think: ThinkSection, horizon:
         errors=errors,
         origin=torch.cat(origins, 1)[0].cpu(),
         steps_used=[int(p.steps_used.item()) for p in predictions],
+        sample_states=first.sample_states[0, 0].cpu(),
         sample_energies=first.sample_energies[0, 0].cpu(),
         context_energies=known.cpu(),
         score=world.score,

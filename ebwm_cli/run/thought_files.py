@@ -1,4 +1,5 @@
-"""Writes a thought down: a strip of frames, a film, the energy landscape it moved in, and every number of it.
+"""Writes a thought down: a strip of frames and a film, or a table of tokens, the energy landscape it moved in, and all
+its numbers.
 
 A world that can't score candidates (no `Judge`) has no landscape. Computes nothing that a report says.
 """
@@ -15,10 +16,11 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
-from ebwm_cli.data.encoders import FrameEncoder
+from ebwm_cli.data.encoders import FrameEncoder, Tokenizer
 from ebwm_cli.run.checkpoint import LoadedWorld
-from ebwm_cli.run.landscape import ScoreFn, survey
+from ebwm_cli.run.landscape import ScoreFn, Second, survey
 from ebwm_cli.run.measure import decode
+from ebwm_cli.run.picture_think import Cell, Line, draw_candidates, draw_landscape
 from ebwm_cli.run.pictures import (
     BLUE,
     GREEN,
@@ -27,24 +29,26 @@ from ebwm_cli.run.pictures import (
     Row,
     Tile,
     difference_frame,
-    draw_landscape,
     draw_strip,
 )
 from ebwm_cli.run.safe_write import replace_file
 from ebwm_cli.run.thought import Scene, Thought
+from ebwm_cli.run.thought_measures import SURE, candidate_of, likeliest, token_labels
 from ebwm_cli.run.video_writer import write_rollout
 from ebwm_cli.world.protocol import Judge
 
 COLUMNS = 7
 """Most frames side by side in a strip."""
+LINES, TOKENS = 8, 8
+"""Most candidates, and tokens of each, in a table of tokens."""
 SCORED_AT_ONCE = 256
 SCORED_POSITIONS = 8192
 """Candidates of a landscape scored together, and the states observed for them: bounds memory."""
 
 
 def write_thought(folder: Path, loaded: LoadedWorld, scene: Scene, thought: Thought, seed: int) -> list[Path]:
-    """Write strip.png and rollout.mp4 (where states are frames), landscape.png and trajectory.safetensors into
-    `folder`; returns what it wrote."""
+    """Write strip.png and rollout.mp4 (where states are frames), candidates.png (where they are tokens), landscape.png
+    and trajectory.safetensors into `folder`; returns what it wrote."""
     folder.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
     if isinstance(loaded.encoder, FrameEncoder):
@@ -53,6 +57,9 @@ def write_thought(folder: Path, loaded: LoadedWorld, scene: Scene, thought: Thou
         remembered = decode(loaded.encoder, scene.observed[0, -2 * COLUMNS :])
         truth = None if scene.truth is None else decode(loaded.encoder, scene.truth[0])
         write_rollout(files[1], remembered, decode(loaded.encoder, thought.states), truth, loaded.data["interval"])
+    if isinstance(loaded.encoder, Tokenizer):
+        files.append(folder / "candidates.png")
+        _candidates(files[-1], loaded.encoder, scene, thought)
     if isinstance(loaded.world, Judge):
         files.append(folder / "landscape.png")
         _landscape(files[-1], scorer(loaded.world, loaded, scene, thought), loaded, scene, thought, seed)
@@ -71,6 +78,7 @@ def _tensors(scene: Scene, thought: Thought) -> dict[str, Tensor]:
         "states": thought.states,  # (H, D)
         "origin": thought.origin,  # (H, D)
         "steps_used": torch.tensor(thought.steps_used),  # (H,)
+        "sample_states": thought.sample_states,  # (M, D)
         "sample_energies": thought.sample_energies,  # (M,)
         "position_energies": torch.cat([thought.context_energies, thought.energies[:, -1]]),  # (T-1+H,)
     }
@@ -181,15 +189,44 @@ def scorer(judge: Judge, loaded: LoadedWorld, scene: Scene, thought: Thought) ->
 
 
 def _landscape(path: Path, score: ScoreFn, loaded: LoadedWorld, scene: Scene, thought: Thought, seed: int) -> None:
-    """The energy around the first predicted state's descent."""
-    # A true state is a candidate too where both are vectors; a token is not.
-    truth = scene.truth[0, 0].cpu().numpy() if scene.truth is not None and scene.truth.ndim == 3 else None
-    landscape = survey(score, thought.path[0].numpy(), truth, np.random.default_rng(seed))
-    steps = range(thought.energies.shape[1])
-    score_name = thought.score or ""
-    curves = [Curve(_full(score_name), steps, thought.energies[0].tolist(), BLUE)]
-    if thought.errors is not None and scene.truth is not None:
-        copying = loaded.space.copying()
+    """The energy along the first predicted state's descent and, in one plane or two, around it."""
+    space, candidates, rng = loaded.space, thought.path[0], np.random.default_rng(seed)
+    truth, curves = None, []
+    steps, name = range(len(candidates)), thought.score or ""
+    curves.append(Curve(_full(name), steps, thought.energies[0].tolist(), BLUE))
+    if scene.truth is not None and thought.errors is not None:
+        truth = candidate_of(space, candidates[0], scene.truth[0, 0].cpu()).numpy()
+        copying = space.copying()
         beside = ("copy last", copying.loss(scene.observed[:, -1:], scene.truth[:, :1]).item()) if copying else None
         curves.append(Curve("loss to the truth", steps, thought.errors[0].tolist(), ORANGE, beside))
-    draw_landscape(path, f"The {score_name} of what happens next", landscape, curves)
+    wanted: list[Second] = ["random"] if truth is None else ["truth", "random"]
+    planes = [survey(score, candidates.numpy(), truth, rng, second) for second in wanted]
+    truth_name = f"truth at {SURE:.0%}" if space.in_nats else "truth"
+    draw_landscape(path, f"The {name} of what happens next", planes, curves, truth_name)
+
+
+# ---------------------------------------------------------------------------------------------- tokens
+
+
+def _candidates(path: Path, tokenizer: Tokenizer, scene: Scene, thought: Thought) -> None:
+    """The likeliest tokens of the first predicted state, step by step."""
+    steps = shown_steps(len(thought.path[0]) - 1, LINES)
+    logits = thought.path[0, steps]  # (N, V)
+    chances, tokens = likeliest(logits, TOKENS)
+    true = None if scene.truth is None else int(scene.truth[0, 0])
+    name = "" if true is None else token_labels(tokenizer, [true])[0]
+    true_chances = None if true is None else logits.double().softmax(-1)[:, true].tolist()
+    lines = []
+    for row, step in enumerate(steps):
+        labels = token_labels(tokenizer, tokens[row].tolist())
+        shown = zip(labels, chances[row].tolist(), tokens[row].tolist(), strict=True)
+        lines.append(
+            Line(
+                name="in one pass" if not thought.score else "start" if step == 0 else f"step {step}",
+                energy=thought.energies[0, step].item() if thought.score else None,
+                cells=[Cell(label, chance, token == true) for label, chance, token in shown],
+                truth=Cell(name, true_chances[row], True) if true_chances else None,
+            )
+        )
+    title = "What comes next, thought about" if thought.score else "What comes next, said in one pass"
+    draw_candidates(path, title, lines, _full(thought.score or ""))

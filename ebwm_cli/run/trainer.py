@@ -244,6 +244,8 @@ class Trainer:
         }
         if self.average:
             tensors["average"] = self.average.tensors()
+        if kept := self.world.kept_tensors():
+            tensors["kept"] = kept
         for group in tensors.values():
             for name, tensor in group.items():
                 if not bool(torch.isfinite(tensor).all()):
@@ -257,6 +259,7 @@ class Trainer:
             _load_optimizer(self.optimizer, self._names(), state.tensors["optimizer"])
             if self.average:  # switched on later: the average begins at the restored weights
                 self.average.load(state.tensors.get("average") or dict(self.world.named_parameters()))
+            self.world.load_kept(state.tensors.get("kept", {}))
             self.progress = Progress(**state.numbers)
         except (RuntimeError, KeyError, TypeError) as error:
             raise CheckpointError(

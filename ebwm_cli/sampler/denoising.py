@@ -85,7 +85,7 @@ def denoise(
         energies.append(error)
         if step == steps:
             break
-        going = stopping.going(energies) if stopping else None
+        going = stopping.going(energies, sizes) if stopping else None
         if going is not None and not going.any():
             break
         moved = estimate if going is None else torch.where(going[..., None], estimate, current)
@@ -104,6 +104,8 @@ def denoise(
         moves=torch.stack(sizes, -1) if sizes else nothing,
         steps_used=used,
         path=torch.stack(path, 2) if record else None,
+        looks=torch.zeros_like(used),
+        tries=torch.full_like(used, len(energies)),  # who has stopped is computed on
     )
 
 

@@ -17,8 +17,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ebwm_cli.sampler.stopping import Stopping
-
 EnergyFn = Callable[[Tensor], Tensor]
 """energy_fn(point (B, T', D)) -> (B, T')."""
 
@@ -71,7 +69,8 @@ class Move:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """A whole descent. A position that stopped early keeps its candidate, repeats its energy and moves by 0."""
+    """A whole descent, and what it cost (`looks`, `tries`). A position that stopped early keeps its candidate, repeats
+    its energy and moves by 0."""
 
     start: Tensor  # (B, T', D)
     final: Tensor  # (B, T', D)
@@ -79,6 +78,8 @@ class Trajectory:
     moves: Tensor  # (B, T', K) root mean square of each move; (B, T', 0) unless measured
     steps_used: Tensor  # (B, T') int64
     path: Tensor | None  # (B, T', K+1, D) candidates, where recorded
+    looks: Tensor  # (B, T') int64 energies that were computed and differentiated
+    tries: Tensor  # (B, T') int64 energies that were only computed
 
 
 def landscape_at(energy_fn: Landscapes, step: int) -> EnergyFn:
@@ -98,17 +99,59 @@ def total_energy(
 ) -> Tensor:
     """E(candidate) + (lambda / alpha) * D(candidate, origin), (B, T'), without a graph."""
     with torch.no_grad():
-        return _anchored(
+        return anchored(
             landscape_at(energy_fn, step)(geometry.point(candidate)), candidate, origin, step_size, anchor, geometry
         )
 
 
-def _anchored(
+def anchored(
     energy: Tensor, candidate: Tensor, origin: Tensor, step_size: float | Tensor, anchor: float, geometry: Geometry
 ) -> Tensor:
+    """E + (lambda / alpha) * D(candidate, origin), (B, T')."""
     if not anchor:
         return energy
     return energy + anchor / step_size * geometry.divergence(candidate, origin)
+
+
+def look(
+    energy_fn: EnergyFn, candidate: Tensor, geometry: Geometry = EUCLIDEAN, create_graph: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Energies (B, T') of candidates (B, T', D), detached, and their gradient at the candidates' points."""
+    with torch.set_grad_enabled(create_graph):
+        point = geometry.point(candidate)  # where it has parameters of its own, they are learned through it
+    with torch.enable_grad():
+        if not point.requires_grad:
+            point = point.detach().requires_grad_()
+        energy = energy_fn(point)  # (B, T')
+        # Summed, never averaged: the gradient at a position is its own, whatever the batch.
+        (gradient,) = torch.autograd.grad(energy.sum(), point, create_graph=create_graph)
+    return energy.detach(), gradient
+
+
+def moved_by(
+    candidate: Tensor,
+    gradient: Tensor,
+    origin: Tensor,
+    *,
+    step_size: float | Tensor,
+    step_scale: float | Tensor,
+    anchor: float,
+    gradient_clamp: float,
+    geometry: Geometry,
+) -> Tensor:
+    """Candidates (B, T', D) after one move against `gradient`, which is clamped to a norm, and back to `origin`."""
+    if gradient_clamp:
+        norm = gradient.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        gradient = gradient * (gradient_clamp / norm).clamp_max(1.0)
+    moved = geometry.move(candidate, gradient, step_scale * step_size)  # y <- y - alpha * dE/dy ...
+    if anchor:
+        moved.sub_((candidate - origin).mul_(step_scale * anchor))  # ... - lambda * (y - y0)
+    return moved
+
+
+def move_size(before: Tensor, after: Tensor) -> Tensor:
+    """Root mean square (B, T') of a move."""
+    return torch.linalg.vector_norm((after - before).detach(), dim=-1) / math.sqrt(before.shape[-1])
 
 
 def descend(
@@ -124,7 +167,6 @@ def descend(
     noise: float = 0.0,
     rng: torch.Generator | None = None,
     gradient_clamp: float = 0.0,
-    stopping: Stopping | None = None,
     record: bool = False,
     measure: bool = True,
     create_graph: bool = False,
@@ -132,7 +174,7 @@ def descend(
     on_move: Callable[[Move], None] | None = None,
     geometry: Geometry = EUCLIDEAN,
 ) -> Trajectory:
-    """Move candidates downhill from `start` (B, T', D) for `steps` moves, or until `stopping` lets no position go on.
+    """Move candidates downhill from `start` (B, T', D) for `steps` moves. Where each may stop by itself, `settle`.
 
     `step_size` is alpha, a number or a scalar tensor (learned); `step_scale` (B, T', 1) lengthens or shortens whole
     moves per position, the total energy staying the same. `origin` is what the anchor pulls to, by default the start;
@@ -147,43 +189,30 @@ def descend(
     energies: list[Tensor] = []
     sizes: list[Tensor] = []
     path = [start.detach()]
-    used = torch.zeros(start.shape[:2], dtype=torch.int64, device=start.device)
     for step in range(first_step, first_step + steps):
         if detach:
             current = current.detach()
-        with torch.set_grad_enabled(create_graph):
-            point = geometry.point(current)  # where it has parameters of its own, they are learned through it
-        with torch.enable_grad():
-            if not point.requires_grad:
-                point = point.detach().requires_grad_()
-            energy = landscape_at(energy_fn, step)(point)  # (B, T')
-            # Summed, never averaged: the gradient at a position is its own, whatever the batch.
-            (gradient,) = torch.autograd.grad(energy.sum(), point, create_graph=create_graph)
+        energy, gradient = look(landscape_at(energy_fn, step), current, geometry, create_graph)
         with torch.no_grad():
-            energies.append(_anchored(energy.detach(), current, origin, step_size, pull, geometry))
-        del energy
-        going = stopping.going(energies) if stopping else None
-        if going is not None and not going.any():
-            break
+            energies.append(anchored(energy, current, origin, step_size, pull, geometry))
         with torch.set_grad_enabled(create_graph):
-            if gradient_clamp:
-                length = gradient.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-                gradient = gradient * (gradient_clamp / length).clamp_max(1.0)
-            moved = geometry.move(current, gradient, step_scale * step_size)  # y <- y - alpha * dE/dy ...
-            if pull:
-                moved.sub_((current - origin).mul_(step_scale * pull))  # ... - lambda * (y - y0)
-            size = None
-            if measure:
-                size = torch.linalg.vector_norm((moved - current).detach(), dim=-1) / math.sqrt(moved.shape[-1])
+            moved = moved_by(
+                current,
+                gradient,
+                origin,
+                step_size=step_size,
+                step_scale=step_scale,
+                anchor=pull,
+                gradient_clamp=gradient_clamp,
+                geometry=geometry,
+            )
+            size = move_size(current, moved) if measure else None
             if noise:
                 if rng is None:
                     raise ValueError("Langevin noise needs a generator")
                 eps = torch.randn(moved.shape, generator=rng, device=rng.device)
                 moved = moved + noise * eps.to(moved)  # ... + sigma * eps
-            if going is not None:
-                moved = torch.where(going[..., None], moved, current)
-                size = size if size is None else size * going
-        used += 1 if going is None else going
+        del gradient
         current, pull = moved, anchor
         if size is not None:
             sizes.append(size)
@@ -191,20 +220,20 @@ def descend(
             path.append(current.detach())
         if on_move:
             on_move(Move(step, current, energies[-1], size))
-    else:
-        if measure:
-            last = first_step + max(steps - 1, 0)
-            energies.append(
-                total_energy(
-                    energy_fn, current, origin, step=last, step_size=step_size, anchor=anchor, geometry=geometry
-                )
-            )
+    if measure:
+        last = first_step + max(steps - 1, 0)
+        energies.append(
+            total_energy(energy_fn, current, origin, step=last, step_size=step_size, anchor=anchor, geometry=geometry)
+        )
     nothing = start.new_zeros(*start.shape[:2], 0)
+    count = torch.full(start.shape[:2], steps, dtype=torch.int64, device=start.device)
     return Trajectory(
         start=start,
         final=current,
         energies=torch.stack(energies, -1) if energies else nothing,
         moves=torch.stack(sizes, -1) if sizes else nothing,
-        steps_used=used,
+        steps_used=count,
         path=torch.stack(path, 2) if record else None,
+        looks=count,
+        tries=torch.full_like(count, int(measure)),
     )

@@ -71,6 +71,7 @@ def _ebt(model: EbtSection, spec: StateSpec) -> EnergyWorld:
         num_landscapes=model.landscapes,
         compatibility=model.compatibility,
         turned=turns(model),
+        squares=model.head == "squares",
     )
     return EnergyWorld(network, build_space(model, spec, start=model.start, rule=model.tokens.rule), model, spec)
 
@@ -149,6 +150,12 @@ def cost(recipe: Recipe, spec: StateSpec) -> Cost:
     part = train.batch_size // train.accumulate
     memory = 4 * (6 * params + _activations(model, spec, part))
     return Cost(params, core, flops.per_window * train.batch_size, flops.per_state, int(memory))
+
+
+def thinking_flops(recipe: Recipe, spec: StateSpec, looks: float, tries: float) -> float:
+    """FLOPs per next state of thinking that made so many `looks` and `tries` on average, remembering included."""
+    flops = KINDS[recipe.model.kind].flops(recipe.model, spec, recipe.think, space_cost(recipe.model, spec))
+    return flops.spent(looks, tries)
 
 
 def count_parameters(parameters: Iterable[nn.Parameter]) -> int:

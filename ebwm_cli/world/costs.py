@@ -20,6 +20,8 @@ from ebwm_cli.recipe.model import (
     TrunkSection,
 )
 from ebwm_cli.recipe.schema import StateSpec, ThinkSection
+from ebwm_cli.sampler.curvature import EVERY, ITERATIONS
+from ebwm_cli.world.energies import PASSES
 
 # Candidate passes per descent step: forward and input gradient to think; to learn, also a backward through both.
 THINK_PASSES, LEARN_PASSES, OBSERVE_PASSES = 2, 6, 3
@@ -33,7 +35,17 @@ class Flops:
     per_window: float
     """Learning a window of T predictions."""
     per_state: float
-    """Thinking about one next state, and remembering it."""
+    """Thinking about one next state as the recipe does, and remembering it."""
+    remember: float
+    """One state, and all that is said of it in one pass."""
+    look: float = 0.0
+    """An energy, its gradient and the move against it, of one candidate."""
+    test: float = 0.0
+    """An energy alone."""
+
+    def spent(self, looks: float, tries: float) -> float:
+        """On one next state about which so much was thought."""
+        return self.remember + looks * self.look + tries * self.test
 
 
 @dataclass(frozen=True)
@@ -73,7 +85,8 @@ def trunk_flops(model: TrunkSection, new: int, visible: int) -> float:
 def energy_flops(model: EbtSection, spec: StateSpec, think: ThinkSection, space: SpaceCost) -> Flops:
     """Of learning through descent, and of descending."""
     length, rules = spec.context, model.descent
-    scored = space.propose + 2.0 * model.width * (1 + model.compatibility)
+    head = model.width if model.head == "squares" else 1
+    scored = space.propose + 2.0 * model.width * (head + model.compatibility)
     forecast = space.head if model.start == "forecast" else 0.0
     turned = 2.0 * model.width**2 * (model.compatibility and turns(model))
     observed = trunk_flops(model, length, length) + length * (space.read + forecast + turned)
@@ -84,13 +97,21 @@ def energy_flops(model: EbtSection, spec: StateSpec, think: ThinkSection, space:
     # both sides of the move.
     per_window = OBSERVE_PASSES * observed + free * (point + THINK_PASSES * proposed + moved)
     per_window += steps * (2 * point + LEARN_PASSES * proposed + 3 * moved)
+    wanted = model.energies
+    terms = sum(passes * bool(getattr(wanted, term)) for term, passes in PASSES.items())
+    per_window += terms * (2 * point + 3 * proposed)
+    if rules.step_control == "spectral":  # a gradient, and back through it and its energy once per iteration
+        per_window += (THINK_PASSES * (1 + ITERATIONS) * proposed + (1 + ITERATIONS) * (point + moved)) / EVERY
     if not (forecast or model.compatibility):  # behind the last keys and values nothing observed is learned
         behind = 2.0 * length * model.width * (model.width + 3 * hidden_width(model) + 2 * length)
         per_window -= (OBSERVE_PASSES - 1) * behind
     one = trunk_flops(model, 1, length)
-    judged = space.point + THINK_PASSES * (one + scored) + space.move
-    last = space.point + one + scored  # the energy of where descent arrived
-    return Flops(per_window, think.samples * (think.steps * judged + last) + one + space.read + forecast + turned)
+    look = space.point + THINK_PASSES * (one + scored) + space.move
+    test = space.point + one + scored
+    remember = one + space.read + forecast + turned
+    tries = think.steps if think.backtrack else 1  # where each move leads, or the last one
+    per_state = think.samples * (think.steps * look + tries * test) + remember
+    return Flops(per_window, per_state, remember, look, test)
 
 
 def transformer_flops(model: TransformerSection, spec: StateSpec, think: ThinkSection, space: SpaceCost) -> Flops:
@@ -99,14 +120,16 @@ def transformer_flops(model: TransformerSection, spec: StateSpec, think: ThinkSe
     forward = trunk_flops(model, length, length) + length * space.head
     # What comes from outside needs no gradient: the way in is passed twice, not three times.
     per_window = 3 * forward + 2 * length * space.read
-    return Flops(per_window, trunk_flops(model, 1, length) + space.read + space.head)
+    remember = trunk_flops(model, 1, length) + space.read + space.head
+    return Flops(per_window, remember, remember)
 
 
 def rnn_flops(model: RnnSection, spec: StateSpec, think: ThinkSection, space: SpaceCost) -> Flops:
     """Of one pass, whatever the thinking."""
     length = spec.context
     one = 2.0 * (2 * model.layers * GATES[model.cell] + 1) * model.width * model.width
-    return Flops(length * (3 * (one + space.head) + 2 * space.read), one + space.read + space.head)
+    remember = one + space.read + space.head
+    return Flops(length * (3 * (one + space.head) + 2 * space.read), remember, remember)
 
 
 def diffusion_flops(model: DiffusionSection, spec: StateSpec, think: ThinkSection, space: SpaceCost) -> Flops:
@@ -118,8 +141,8 @@ def diffusion_flops(model: DiffusionSection, spec: StateSpec, think: ThinkSectio
     observed = 3 * trunk - 2 * behind + 2 * length * space.read
     proposed = 3 * (trunk + length * space.head) + length * (2 * space.propose + 3 * level - 2.0 * 2 * WAVES * HIDDEN)
     one = trunk_flops(model, 1, length)
-    denoised = one + space.propose + level + space.head
+    test = one + space.propose + level + space.head + space.point
     # One more pass than steps, which judges the last; the start is placed too.
-    passes = think.samples * ((think.steps + 1) * (denoised + space.point) + space.point)
-    per_state = passes + one + space.read
-    return Flops(observed + proposed, per_state)
+    remember = one + space.read + think.samples * space.point
+    per_state = think.samples * (think.steps + 1) * test + remember
+    return Flops(observed + proposed, per_state, remember, test=test)

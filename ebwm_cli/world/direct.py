@@ -50,6 +50,9 @@ class DirectWorld(ObservingWorld):
             steps_used=nothing[..., 0].long(),
             sample_states=state.unsqueeze(2).expand(-1, -1, think.samples, -1),
             sample_energies=nothing.expand(-1, -1, think.samples),
+            sample_gaps=nothing.expand(-1, -1, think.samples),
+            looks=nothing[..., 0].long(),
+            tries=nothing[..., 0].long(),
             path=state.unsqueeze(2) if record else None,
         )
 

@@ -1,14 +1,15 @@
 """The energy-based world model: predicts by moving a candidate downhill on a learned energy.
 
 loss = mean over trained descent steps of distance(y_k, x_{t+1}), y_k <- y_{k-1} - alpha * dE/dy - lambda * (y - y0)
-(EBWM, arXiv 2406.08862; EBT, arXiv 2507.02092). Energies are never supervised: the gradient of the loss passes through
-the descent. Knows no optimizer, file or terminal.
+(EBWM, arXiv 2406.08862; EBT, arXiv 2507.02092). Energies are supervised only where the recipe asks for it: the gradient
+of the loss passes through the descent. Knows no optimizer, file or terminal.
 """
 
 # B batch, T positions, P predicted positions, D state size, W width, M samples, K descent steps
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -20,26 +21,37 @@ from ebwm_cli.model.state_space import gaussian
 from ebwm_cli.model.trunk import Memory as TrunkMemory
 from ebwm_cli.recipe.model import EbtSection
 from ebwm_cli.recipe.schema import StateSpec, ThinkSection
-from ebwm_cli.sampler.descent import EnergyFn, Move, descend, total_energy
-from ebwm_cli.sampler.schedule import draw_count, draw_step_scale
-from ebwm_cli.sampler.stopping import EnergySettled
+from ebwm_cli.sampler.curvature import EVERY, StepControl, largest_curvature, stable_scale
+from ebwm_cli.sampler.descent import EnergyFn, Trajectory, descend, total_energy
+from ebwm_cli.sampler.replay import ReplayBuffer
+from ebwm_cli.sampler.schedule import draw_count
+from ebwm_cli.sampler.settling import settle
 from ebwm_cli.world.gradient import RunningLoss
-from ebwm_cli.world.observing import Memory, ObservingWorld, best_of
+from ebwm_cli.world.learning import Lesson, learn
+from ebwm_cli.world.observing import Memory, ObservingWorld, best_of, stopping_of
 from ebwm_cli.world.protocol import Prediction
 
 SMALLEST_STEP_SIZE = 1e-4
+DROP_DECAY = 0.99
+"""Of the mean drop of energy, per update."""
 
 
 class EnergyWorld(ObservingWorld):
     """A `WorldModel` whose predictions are descents on `network`'s energy in `space`."""
 
+    typical_drop: Tensor
+    curvature: Tensor
     measures = ("energy_start", "energy_final", "step_size")
     score: str | None = "energy"
 
     def __init__(self, network: EnergyTransformer, space: Any, model: EbtSection, spec: StateSpec) -> None:
         super().__init__(network, space, model, spec)
         self.model = model
-        self.alpha = nn.Parameter(torch.tensor(model.descent.step_size), requires_grad=model.descent.learn_step_size)
+        rules = model.descent
+        self.alpha = nn.Parameter(torch.tensor(rules.step_size), requires_grad=rules.step_control == "learned")
+        self.replay = ReplayBuffer(rules.replay_size) if rules.replay else None
+        self.register_buffer("typical_drop", torch.zeros(()))  # of total energy in training, a running mean
+        self.register_buffer("curvature", torch.zeros(()))  # the largest one found last, in training
 
     @property
     def step_size(self) -> Tensor:
@@ -49,6 +61,15 @@ class EnergyWorld(ObservingWorld):
     def relative_rates(self) -> dict[str, float]:
         """Parameters whose learning rate is a multiple of their own value: alpha's is 3 * alpha * lr (EBT)."""
         return {"alpha": self.model.descent.step_size_lr_scale}
+
+    def kept_tensors(self) -> dict[str, Tensor]:
+        """The replay buffer."""
+        return self.replay.tensors() if self.replay is not None else {}
+
+    def load_kept(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on with the replay buffer that `kept_tensors()` gave."""
+        if self.replay is not None:
+            self.replay.load(tensors, self.alpha.device)
 
     # ------------------------------------------------------------------------------------------ learn
 
@@ -60,89 +81,80 @@ class EnergyWorld(ObservingWorld):
         keys and values add up, and one backward pass through the context ends it. Candidates descend as many windows
         at once as NUMBERS_AT_ONCE allows, and where one is too many, as many positions of it.
         """
-        rules, context, target = self.model.descent, states[:, :-1], states[:, 1:]
+        rules, training = self.model.descent, torch.is_grad_enabled()
         # Drawn first, so that parts of one batch, each given the same generator, agree on them.
         free, steps = draw_count(*rules.free_steps, rng), draw_count(*rules.steps_range, rng)
+        again = rules.step_control == "spectral" and (draw_count(1, EVERY, rng) == 1 or not self.curvature)
+        states, held = self._replayed(states) if training else (states, None)
+        context, target = states[:, :-1], states[:, 1:]
         memory = self.observe(self._blurred(context, rng))
+        if again and training:
+            self._look_up_curvature(context, memory, rng)
         running = RunningLoss()
         running.watch([*self.network.parameters(), *self.space.learned_parameters()])
         step_size = running.cut(self.step_size)
         length = target.shape[1]
         windows, positions = self._windows_at_once(length), self._positions_at_once(length)
-        parts = zip(
-            context.split(windows), target.split(windows), self._cut(memory.kept, windows, running), strict=True
-        )
-        energies = torch.zeros(2, device=states.device)
-        for before, after, trunk in parts:
+        energies, finals = torch.zeros(2, device=states.device), []
+        for number, trunk in enumerate(self._cut(memory.kept, windows, running)):
+            some = slice(number * windows, (number + 1) * windows)
             for begin in range(0, length, positions):
                 at = slice(begin, min(begin + positions, length))
-                share = len(before) / len(states) * (at.stop - begin) / length
-                past = trunk.until(at.stop) if at.stop < length else trunk
-                energies += share * self._learn(
-                    before[:, at], after[:, at], past, free, steps, step_size, share, running, rng
+                lesson = Lesson(
+                    context=context[some, at],
+                    target=target[some, at],
+                    trunk=trunk.until(at.stop) if at.stop < length else trunk,
+                    held=None if held is None else held[some, at],
+                    free=free,
+                    steps=steps,
+                    step_size=step_size,
+                    share=len(target[some]) / len(states) * (at.stop - begin) / length,
                 )
+                found, final = learn(self, lesson, running, rng)
+                energies += lesson.share * found
+                if self.replay is not None and training:
+                    finals.append(final)
+        if self.replay is not None and finals:
+            cuts = -(-length // positions)
+            rows = [torch.cat(finals[first : first + cuts], 1) for first in range(0, len(finals), cuts)]
+            self.replay.push(states, torch.cat(rows))
+        if training and free + steps > 1:
+            known = self.typical_drop
+            drop = (energies[0] - energies[1]).to(known)
+            known.copy_(torch.where(known == 0, drop, known.lerp(drop, 1 - DROP_DECAY)))
         return running.total(), {
             "energy_start": energies[0],
             "energy_final": energies[1],
             "step_size": step_size.detach(),
         }
 
-    def _learn(
-        self,
-        context: Tensor,
-        target: Tensor,
-        trunk: TrunkMemory,
-        free: int,
-        steps: int,
-        step_size: Tensor,
-        share: float,
-        running: RunningLoss,
-        rng: torch.Generator,
-    ) -> Tensor:
-        """Add `share` of the mean loss of some windows, context and target (B', T', ...) being the last T' states that
-        `trunk` remembers and those after them, to `running`; returns their mean energies at the start and before the
-        last move, (2,)."""
+    def training_scale(self) -> float | Tensor:
+        """What moves are shortened by in training: what the largest curvature found last bears."""
         rules = self.model.descent
-        origin = self.space.start(context, trunk.hidden[:, -context.shape[1] :], rng)  # (B', T', D)
-        if self.space.forecasts:  # the forecast has a loss of its own
-            running.add(share * self.space.distance(origin, target).mean())
-            origin = origin.detach()
-        if not steps:
-            return torch.zeros(2, device=target.device)
-        start = origin
-        if self.model.start_noise:
-            start = start + self.model.start_noise * gaussian(start.shape, rng, start)
-        scale: Tensor | float = 1.0
-        if rules.step_size_jitter > 1:
-            scale = draw_step_scale((*start.shape[:2], 1), rules.step_size_jitter, rng, start.device)
+        if rules.step_control != "spectral":
+            return 1.0
+        step_size = self.step_size.detach()
+        return stable_scale(self.curvature, step_size=step_size, anchor=rules.anchor, fraction=rules.spectral_fraction)
 
-        def learn(move: Move) -> None:
-            running.add(share * (self.space.distance(move.candidate, target).mean() / steps))
+    def _replayed(self, states: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Windows (B, T+1, ...) of which the first ones are from the replay buffer, and the candidates of those
+        (B, T, D), nan for the others; None where there are none."""
+        count = int(self.model.descent.replay * len(states))
+        if self.replay is None or not count or len(self.replay) < count:
+            return states, None
+        windows, candidates = self.replay.draw(count)
+        rest = candidates.new_full((len(states) - count, *candidates.shape[1:]), torch.nan)
+        return torch.cat([windows.to(states), states[count:]]), torch.cat([candidates, rest])
 
-        shared = {
-            "step_scale": scale,
-            "anchor": rules.anchor,
-            "origin": origin,
-            "noise": rules.langevin_noise,
-            "rng": rng,
-            "gradient_clamp": rules.gradient_clamp,
-            "measure": False,
-            "geometry": self.space,
-        }
-        landscapes = self._landscapes(trunk)
-        settled = descend(landscapes, start, steps=free, step_size=step_size.detach(), **shared)
-        trained = descend(
-            landscapes,
-            settled.final,
-            steps=steps,
-            step_size=step_size,
-            first_step=free,
-            create_graph=torch.is_grad_enabled(),
-            on_move=learn,
-            **shared,
-        )
-        first = settled if free else trained
-        return torch.stack([first.energies[..., 0].mean(), trained.energies[..., -1].mean()])
+    @torch.no_grad()
+    def _look_up_curvature(self, context: Tensor, memory: Memory, rng: torch.Generator) -> None:
+        """The largest curvature at the starts of as many windows as fit in memory."""
+        some = slice(0, self._windows_at_once(context.shape[1]))
+        trunk = self._cut(memory.kept, some.stop, RunningLoss())[0]
+        start = self.space.start(context[some], trunk.hidden, rng).detach()
+        direction = torch.randn(start.shape, generator=rng, device=rng.device).to(start)
+        found, _ = largest_curvature(self.landscapes(trunk)[0], start, direction, geometry=self.space)
+        self.curvature.copy_(found.max())
 
     def _cut(self, trunk: TrunkMemory, windows: int, running: RunningLoss) -> list[TrunkMemory]:
         """`trunk`, `windows` at a time, with leaves whose gradients `running` collects."""
@@ -180,20 +192,51 @@ class EnergyWorld(ObservingWorld):
             start = origin.clone()
             others = start[:, count:]
             others += think.start_noise * gaussian(others.shape, rng, others)
-        rules = self.model.descent
-        run = descend(
-            self._landscapes(memory.kept, where),
+        run = self._run(think, memory, where, start, origin, rng, record)
+        return best_of(run, samples, origin, select=think.select, space=self.space, rng=rng)
+
+    def _run(
+        self,
+        think: ThinkSection,
+        memory: Memory,
+        where: Tensor | None,
+        start: Tensor,
+        origin: Tensor,
+        rng: torch.Generator,
+        record: bool,
+    ) -> Trajectory:
+        """Descend from `start` (B, M*P, D) after the states `where` (M*P,), as `think` says."""
+        rules, width = self.model.descent, start.shape[1]
+        shared: dict[str, Any] = {
+            "steps": think.steps,
+            "step_size": self.step_size,
+            "anchor": rules.anchor,
+            "origin": origin,
+            "gradient_clamp": rules.gradient_clamp,
+            "record": record,
+            "geometry": self.space,
+        }
+        stopping, control = stopping_of(think, float(self.typical_drop)), None
+        if rules.step_control == "spectral":
+            fraction = rules.spectral_fraction
+            control = StepControl(step_size=self.step_size, anchor=rules.anchor, fraction=fraction, rng=rng)
+        if stopping is None and control is None and not think.backtrack:
+            return descend(self.landscapes(memory.kept, where), start, **shared)
+        first = memory.length - width
+        places = torch.arange(first, memory.length, device=start.device) if where is None else where
+
+        def narrow(index: Tensor) -> list[EnergyFn]:
+            return self.landscapes(memory.kept, places[index % width], index // width)
+
+        return settle(
+            self.landscapes(memory.kept, where),
             start,
-            steps=think.steps,
-            step_size=self.step_size,
-            anchor=rules.anchor,
-            origin=origin,
-            gradient_clamp=rules.gradient_clamp,
-            stopping=EnergySettled(think.tolerance) if think.stop == "energy" else None,
-            record=record,
-            geometry=self.space,
+            stopping=stopping,
+            backtrack=think.backtrack,
+            control=control,
+            narrow=narrow,
+            **shared,
         )
-        return best_of(run, samples, origin)
 
     @torch.no_grad()
     def hidden(self, candidate: Tensor, memory: Memory) -> Tensor:
@@ -210,7 +253,7 @@ class EnergyWorld(ObservingWorld):
             count, rng = candidate.shape[1], torch.Generator().manual_seed(0)
             origin = self.space.start(memory.states[:, -count:], memory.kept.hidden[:, -count:], rng)
         return total_energy(
-            self._landscapes(memory.kept),
+            self.landscapes(memory.kept),
             candidate,
             origin,
             step=self.model.landscapes - 1,
@@ -219,13 +262,13 @@ class EnergyWorld(ObservingWorld):
             geometry=self.space,
         )
 
-    # ------------------------------------------------------------------------------------------ seams
-
-    def _landscapes(self, trunk: TrunkMemory, positions: Tensor | None = None) -> list[EnergyFn]:
+    def landscapes(
+        self, trunk: TrunkMemory, positions: Tensor | None = None, rows: Tensor | None = None
+    ) -> list[EnergyFn]:
         """The sampler's view of the network, one energy function per landscape: points in, energies out."""
 
         def energy(point: Tensor, landscape: int) -> Tensor:
             with self._precision(point):
-                return self.network.energy(self.space.embed_candidate(point), trunk, landscape, positions)
+                return self.network.energy(self.space.embed_candidate(point), trunk, landscape, positions, rows)
 
         return [partial(energy, landscape=landscape) for landscape in range(self.network.num_landscapes)]

@@ -9,17 +9,19 @@ candidate and no loss.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ebwm_cli.model.state_space import gaussian, uniform
+from ebwm_cli.model.state_space import StateSpace, gaussian, uniform
 from ebwm_cli.recipe.model import ModelSection
 from ebwm_cli.recipe.schema import StateSpec, ThinkSection
 from ebwm_cli.sampler.descent import Trajectory
-from ebwm_cli.sampler.selection import lowest_energy, take
+from ebwm_cli.sampler.selection import pick, take
+from ebwm_cli.sampler.stopping import EnergySettled, Still, Stopping
 from ebwm_cli.world.gradient import RunningLoss
 from ebwm_cli.world.protocol import Prediction
 
@@ -43,6 +45,10 @@ class Memory:
         """This memory with all but the newest `count` states forgotten."""
         return Memory(self.kept.last(count), self.states[:, -count:])
 
+    def rows(self, items: Tensor) -> Memory:
+        """The memory of these batch items (n,), which may repeat."""
+        return Memory(self.kept.rows(items), self.states[items])
+
     def positions(self, count: int, samples: int) -> Tensor | None:
         """The remembered states that candidates follow, (M*P,), sample by sample, where there are several of each of
         the last `count`; None: one each."""
@@ -51,26 +57,57 @@ class Memory:
         return torch.arange(self.length - count, self.length, device=self.states.device).repeat(samples)
 
 
-def best_of(run: Trajectory, samples: int, origin: Tensor | None = None) -> Prediction:
+def best_of(
+    run: Trajectory,
+    samples: int,
+    origin: Tensor | None = None,
+    *,
+    select: str,
+    space: StateSpace,
+    rng: torch.Generator,
+) -> Prediction:
     """What a run of `samples` candidates for each position (B, M*P, ...), sample by sample, arrived at: of each
-    position the one with the lowest final energy."""
+    position the one that `select` says, or the mean of all, whose energies are the mean ones."""
 
     def by_position(x: Tensor) -> Tensor:  # (B, M*P, ...) -> (B, P, M, ...)
         return x.unflatten(1, (samples, -1)).transpose(1, 2)
 
-    sample_energies = by_position(run.energies[..., -1])
-    best = lowest_energy(sample_energies)
-    return Prediction(
-        state=take(by_position(run.final), best),
-        start=take(by_position(run.start), best),
-        energies=take(by_position(run.energies), best),
-        moves=take(by_position(run.moves), best),
-        steps_used=take(by_position(run.steps_used), best),
-        sample_states=by_position(run.final),
-        sample_energies=sample_energies,
-        path=take(by_position(run.path), best) if run.path is not None else None,
-        origin=take(by_position(origin), best) if origin is not None else None,
-    )
+    def keep(index: Tensor, items: Tensor | None = None) -> Prediction:
+        def every(x: Tensor) -> Tensor:  # (n, P, M, ...)
+            return by_position(x) if items is None else by_position(x)[items]
+
+        energies = every(run.energies)
+        return Prediction(
+            state=take(every(run.final), index),
+            start=take(every(run.start), index),
+            energies=take(energies, index),
+            moves=take(every(run.moves), index),
+            steps_used=take(every(run.steps_used), index),
+            sample_states=every(run.final),
+            sample_energies=energies[..., -1],
+            sample_gaps=energies[..., 0] - energies[..., -1],
+            looks=every(run.looks).sum(2),
+            tries=every(run.tries).sum(2),
+            path=take(every(run.path), index) if run.path is not None else None,
+            origin=take(every(origin), index) if origin is not None else None,
+            keep=keep,
+        )
+
+    energies = by_position(run.energies)  # (B, P, M, K+1)
+    prediction = keep(pick(select, energies, rng))
+    if select != "mean" or samples == 1:
+        return prediction
+    state, path = space.average(prediction.sample_states), None
+    if run.path is not None:
+        path = torch.stack([space.average(each) for each in by_position(run.path).unbind(3)], 2)
+    return replace(prediction, state=state, energies=energies.mean(2), path=path)
+
+
+def stopping_of(think: ThinkSection, typical_drop: float | None = None) -> Stopping | None:
+    """The rule that `think` asks for; `typical_drop` of the score, where it is known."""
+    if think.stop == "energy":
+        return EnergySettled(think.tolerance, think.patience, typical_drop if think.drop == "typical" else None)
+    return Still(think.tolerance, think.patience) if think.stop == "still" else None
 
 
 class ObservingWorld(nn.Module, ABC):
@@ -102,6 +139,13 @@ class ObservingWorld(nn.Module, ABC):
         with self._precision(states):
             kept = self.network.observe(self.space.embed_observed(states, before), memory.kept if memory else None)
         return Memory(kept, torch.cat([memory.states, states], dim=1) if memory else states)
+
+    def kept_tensors(self) -> dict[str, Tensor]:
+        """What training keeps beside the weights, by name: nothing."""
+        return {}
+
+    def load_kept(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on with what `kept_tensors()` gave."""
 
     @abstractmethod
     def loss(self, states: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:

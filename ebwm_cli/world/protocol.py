@@ -6,6 +6,7 @@ K descent steps, M samples. `rng` is the only source of randomness.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -31,8 +32,14 @@ class Prediction:
     steps_used: Tensor  # (B, T') int64
     sample_states: Tensor  # (B, T', M, D) every sample's final state
     sample_energies: Tensor  # (B, T', M)
+    sample_gaps: Tensor  # (B, T', M) how far each sample's energy fell
+    looks: Tensor  # (B, T') int64 energies computed and differentiated, over all samples
+    tries: Tensor  # (B, T') int64 energies only computed
     path: Tensor | None = None  # (B, T', K+1, D) candidates, where recorded
     origin: Tensor | None = None  # (B, T', D) what the anchor pulled to; None: the start
+    keep: Callable[[Tensor, Tensor], Prediction] | None = None
+    """keep(index (n, T'), items (n,)): the prediction that keeps these samples of these batch items instead; None where
+    there is one way only."""
 
     @property
     def energy(self) -> Tensor:

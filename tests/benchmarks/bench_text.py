@@ -32,7 +32,7 @@ THINK = ThinkSection(steps=2)
 
 def world_of(descends: bool, vocabulary: int = VOCABULARY):
     torch.manual_seed(0)
-    rules = DescentSection(steps=2 if descends else 0, free_steps=(0, 0), anchor=0.9, learn_step_size=False)
+    rules = DescentSection(steps=2 if descends else 0, free_steps=(0, 0), anchor=0.9, step_control="fixed")
     section = EbtSection(**SIZE, start="zeros" if descends else "forecast", compatibility=descends, descent=rules)
     return build_world(section, StateSpec(modality="text", state_dim=vocabulary, context=CONTEXT))
 

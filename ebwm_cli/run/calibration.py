@@ -1,0 +1,332 @@
+"""Does a score mean anything? Held against the errors that were made, and against true and false next states.
+
+Spearman(score, error), AUROC = P(score(false) > score(true)), and beside each what costs nothing: the size of a move or
+an entropy, a networkless predictor, the distance from the model's own prediction. Works through `WorldModel` and
+`Judge` alone: it knows no kind and writes no file.
+"""
+
+# W windows, C context, B batch, P positions (C, or 1: the last), D state size
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ebwm_cli.model.state_space import Reference, StateSpace
+from ebwm_cli.run.checkpoint import LoadedWorld
+from ebwm_cli.run.measure import Floats, HeldOut
+from ebwm_cli.run.outputs import shown
+from ebwm_cli.run.pairs import NO_SCORE, Pairs, counted, defined, differ, origin, paired_batches, positions
+from ebwm_cli.run.reliability import reliability
+from ebwm_cli.run.report_calibration import CalibrationRow, FalseStates, Reliability, Telling
+from ebwm_cli.run.report_facets import Measured
+from ebwm_cli.run.statistics import auroc, partial_spearman, spearman
+from ebwm_cli.world.protocol import Judge
+from ebwm_cli.world.update import step_generator
+
+NOISES = (0.3, 0.1)
+"""How wrong near misses are, as `StateSpace.near_miss` has it."""
+SCORE, BARE, PREDICTION, DOUBT, OWN_DOUBT, REFERENCE = (
+    "score", "score_without_anchor", "prediction", "doubt", "candidate_doubt", "reference",
+)  # fmt: skip
+OTHER, SHUFFLED, TWO_AHEAD = "other", "shuffled", "two_ahead"
+UNDEFINED = "undefined: one of them is the same everywhere"
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The predictor to beat that needs no network."""
+
+    name: str
+    predictor: Reference
+
+
+def measure_calibration(
+    loaded: LoadedWorld, name: str, held_out: HeldOut, pairs: Pairs, baseline: Baseline, seed: int
+) -> CalibrationRow:
+    """What the score of `loaded` means on `held_out`, whose windows predict a whole context each, on the device it is
+    on. `name` is what the row calls it."""
+    found = _look(loaded, held_out, pairs, baseline, seed)
+    score, space, errors = loaded.world.score, loaded.space, found.errors
+    against, doubt = f"with the actual error {_budget(loaded)}, at {positions(errors)}", space.doubt_name
+    by_doubt = reliability(doubt, found.doubts, errors, seed)
+    if score is None:
+        told = given = Measured(value=None, how=NO_SCORE)
+        by_score = Reliability(by="score", bins=[], how=NO_SCORE)
+    else:
+        told = _correlation(spearman(found.scores, errors), f"Spearman of the final {score} {against}")
+        value = partial_spearman(found.scores, errors, found.doubts)
+        given = _correlation(value, f"partial Spearman of the final {score}, given the {doubt}, {against}")
+        by_score = reliability(score, found.scores, errors, seed)
+    trivially = _correlation(spearman(found.doubts, errors), f"Spearman of the {doubt} {against}")
+    knowing = f"Spearman of the one-step error of {baseline.name}, which knows the truth as no model does, {against}"
+    return CalibrationRow(
+        name=name,
+        checkpoint=str(shown(loaded.path)),
+        kind=loaded.recipe.model.kind,
+        score=score,
+        loss=float(errors.mean()),
+        score_spearman=told,
+        partial_spearman=given,
+        doubt_spearman=trivially,
+        reference_spearman=_correlation(spearman(found.references, errors), knowing),
+        reliability=by_score,
+        doubt_reliability=by_doubt,
+        doubt_gap=_gap(space, by_doubt),
+        telling=_telling(loaded, found, false_states(space, pairs), baseline.name),
+    )
+
+
+def false_states(space: StateSpace, pairs: Pairs) -> list[FalseStates]:
+    """What true next states are told from, in the order they are shown."""
+    shuffled = "true next states after contexts whose order is another, all states but the last having been shuffled"
+    two_ahead = "states two steps ahead where they differ, none at the last position of a window, after which it ends"
+    return [
+        FalseStates(key=OTHER, name="other", how=f"next states from {origin(pairs)} where they differ"),
+        FalseStates(key=SHUFFLED, name="shuffled", how=f"{shuffled}, at the last position of each window"),
+        FalseStates(key=TWO_AHEAD, name="2 ahead", how=two_ahead),
+        *[FalseStates(key=_near(share), name=f"{share:.0%} off", how=space.near_miss_words(share)) for share in NOISES],
+    ]
+
+
+def in_nats(space: StateSpace) -> list[str]:
+    """What of all this is in nats."""
+    return ["error", space.doubt_name, "distance from the prediction", "error of the reference"] * space.in_nats
+
+
+# ------------------------------------------------------------------------------------------------ looking
+
+
+@dataclass
+class _Found:
+    """What was seen, (W, C) each, and of true and false states (N,) where they differ."""
+
+    errors: Floats
+    scores: Floats
+    """Final ones, of the prediction; 0 where nothing is judged."""
+    doubts: Floats
+    references: Floats
+    told: dict[str, dict[str, tuple[Floats, Floats]]]
+    """By what is told from the truth, and by what tells: the numbers of false states and of true ones."""
+
+
+@dataclass
+class _Told:
+    """Numbers of false states and of the true ones in their places, by what tells."""
+
+    false: dict[str, list[Tensor]] = field(default_factory=dict)
+    true: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def add(self, false: dict[str, Tensor], true: dict[str, Tensor], where: Tensor) -> None:
+        """Of numbers (B, P) those at `where` (B, P)."""
+        for mine, numbers in ((self.false, false), (self.true, true)):
+            for key, number in numbers.items():
+                mine.setdefault(key, []).append(number[where].cpu())
+
+    def pairs(self) -> dict[str, tuple[Floats, Floats]]:
+        """(N,) each, as far as there are any."""
+        return {key: (_joined(self.false[key]), _joined(self.true[key])) for key in self.false}
+
+
+@dataclass(frozen=True)
+class _Teller:
+    """All numbers that may tell a true next state from a false one, low for what seems true."""
+
+    loaded: LoadedWorld
+    baseline: Baseline
+
+    @property
+    def judge(self) -> Judge | None:
+        world = self.loaded.world
+        return world if isinstance(world, Judge) and world.score is not None else None
+
+    def __call__(self, candidate: Tensor, memory: Any, prediction: Tensor, last: Tensor) -> dict[str, Tensor]:
+        """Numbers (B, P) of candidates (B, P, D), where `prediction` (B, P, D) is the model's own after `memory`, the
+        last states of which are `last` (B, P, ...)."""
+        space, judge = self.loaded.space, self.judge
+        numbers = {}
+        if judge is not None:
+            numbers[SCORE] = judge.judge(candidate, memory)
+            numbers[BARE] = judge.judge(candidate, memory, candidate)
+        return numbers | {
+            PREDICTION: space.divergence(candidate, prediction),
+            DOUBT: space.doubt(prediction, last),
+            OWN_DOUBT: space.doubt(candidate, last),
+            REFERENCE: self.baseline.predictor.loss(last, space.commit(candidate)),
+        }
+
+
+@torch.no_grad()
+def _look(loaded: LoadedWorld, held_out: HeldOut, pairs: Pairs, baseline: Baseline, seed: int) -> _Found:
+    """Predict every window as `predict_windows` does with the same seed, and hold true next states against false."""
+    world, space, think = loaded.world, loaded.space, loaded.recipe.think
+    teller, rng = _Teller(loaded, baseline), torch.Generator().manual_seed(seed)
+    orders = shuffled_orders(len(pairs.starts), loaded.spec.context, seed)
+    columns: list[list[Tensor]] = [[], [], [], []]
+    told = {each.key: _Told() for each in false_states(space, pairs)}
+    done = 0
+    for number, (states, others) in enumerate(paired_batches(loaded, held_out, pairs, think.samples)):
+        context, truth = states[:, :-1], states[:, 1:]
+        memory = world.observe(context)
+        prediction = world.predict(memory, think, rng, positions=held_out.stride)
+        rows = (
+            space.distance(prediction.state, truth),
+            prediction.energy,
+            space.doubt(prediction.state, context),
+            baseline.predictor.loss(context, truth),
+        )
+        for column, row in zip(columns, rows, strict=True):
+            column.append(row.cpu())
+        tell = partial(teller, memory=memory, prediction=prediction.state, last=context)
+        true = tell(space.certain(truth))
+        for key, candidate, where in _candidates(space, states, others, partial(step_generator, seed, number)):
+            told[key].add(tell(candidate), true, where)
+        order = torch.from_numpy(orders[done : done + len(states)]).to(states.device)
+        done += len(states)
+        shuffled = shuffle(context, order)
+        false, right = (_tell_last(teller, each, truth, step_generator(seed, number)) for each in (shuffled, context))
+        told[SHUFFLED].add(false, right, differ(shuffled, context).any(1, keepdim=True))
+    tables = [_joined(column) for column in columns]
+    return _Found(*tables, told={key: each.pairs() for key, each in told.items()})
+
+
+def _candidates(
+    space: StateSpace, states: Tensor, others: Tensor, rng: Callable[[], torch.Generator]
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """False next states (B, C, D) after the true contexts of windows (B, C+1, ...), one kind at a time as each is
+    large, and where (B, C) they are false; noise is the same for all sizes of it."""
+    truth = states[:, 1:]
+    yield OTHER, space.certain(others[:, 1:]), differ(others[:, 1:], truth)
+    ahead = torch.cat([states[:, 2:], states[:, -1:]], dim=1)  # a window ends before the last one: it is never used
+    yield TWO_AHEAD, space.certain(ahead), differ(ahead, truth)
+    for share in NOISES:
+        near = space.near_miss(truth, rng(), share)
+        yield _near(share), near, torch.ones(truth.shape[:2], dtype=torch.bool, device=truth.device)
+
+
+def _tell_last(teller: _Teller, context: Tensor, truth: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+    """Numbers (B, 1) of the true states after `context` (B, C, ...)."""
+    world = teller.loaded.world
+    memory = world.observe(context)
+    prediction = world.predict(memory, teller.loaded.recipe.think, rng, positions=1)
+    return teller(teller.loaded.space.certain(truth[:, -1:]), memory, prediction.state, context[:, -1:])
+
+
+def shuffled_orders(windows: int, context: int, seed: int) -> np.ndarray:
+    """For each window an order (W, C) int64 of its observed states, in which the last one keeps its place."""
+    orders = np.tile(np.arange(context), (windows, 1))
+    orders[:, :-1] = np.random.default_rng(seed).permuted(orders[:, :-1], axis=1)
+    return orders
+
+
+def shuffle(states: Tensor, order: Tensor) -> Tensor:
+    """States (B, C, ...) in the `order` (B, C)."""
+    return states[torch.arange(len(states), device=states.device)[:, None], order]
+
+
+# ------------------------------------------------------------------------------------------------ telling
+
+
+def _telling(loaded: LoadedWorld, found: _Found, false: list[FalseStates], reference: str) -> list[Telling]:
+    return [
+        Telling(
+            key=key,
+            name=name,
+            how=_said(found, key, f"{how}; {note}" if note else how),
+            auroc={each.key: _told(key, how, note, each, found.told[each.key]) for each in false},
+            same_place={each.key: _told(key, how, note, each, found.told[each.key], same=True) for each in false},
+        )
+        for key, name, how, note in _ways(loaded, reference)
+    ]
+
+
+def _said(found: _Found, key: str, how: str) -> str:
+    """`how`, or that there is no such number."""
+    return how if key in found.told[OTHER] else NO_SCORE
+
+
+def _ways(loaded: LoadedWorld, reference: str) -> list[tuple[str, str, str, str]]:
+    """What may tell true from false: its key, its name, what it is, and what to keep in mind."""
+    space, score = loaded.space, loaded.world.score or "score"
+    pull = "half the squared distance from the start"
+    apart = "half the squared distance of a candidate from the model's own prediction"
+    if space.in_nats:
+        pull = "its KL from the start in nats, of a uniform start the same for every certain token and less for others"
+        apart = "KL in nats of a candidate from the model's own prediction, of a certain token its -ln p"
+    anchored = f"the start is the state space's own, and an anchor, where there is one, adds {pull}"
+    return [
+        (SCORE, score, f"total {score} of a candidate", anchored),
+        (BARE, "without its anchor", f"{score} of a candidate that is its own start, so that no anchor adds to it", ""),
+        (PREDICTION, "distance from prediction", apart, ""),
+        (DOUBT, space.doubt_name, f"{space.doubt_name}, which sees no candidate", ""),
+        (OWN_DOUBT, "of the candidate", f"{space.doubt_name}, taken of a candidate in its place", ""),
+        (REFERENCE, f"error of {reference}", f"one-step error that {reference} has if a candidate is true", ""),
+    ]
+
+
+def _told(
+    key: str,
+    how: str,
+    note: str,
+    false: FalseStates,
+    told: dict[str, tuple[Floats, Floats]],
+    *,
+    same: bool = False,
+) -> Measured:
+    """The AUROC of what is called `key` and `how`; or, at the `same` place, how often it is higher there."""
+    if key not in told:
+        return Measured(value=None, how=NO_SCORE)
+    wrong, right = told[key]
+    if same:
+        value = float(((wrong > right) + (wrong == right) / 2).mean()) if wrong.size else None
+        said = f"share of {positions(wrong)} at which it is higher, ties half: {how}; higher for {false.how}"
+    else:
+        value = defined(auroc(wrong, right))
+        said = f"AUROC of the {how}, at {positions(wrong)}; higher for {false.how}"
+    said += ", than for true next states; 0.5 is chance"
+    if note:
+        said += f"; {note}"
+    if not wrong.size:
+        said += "; undefined: there are none"
+    elif np.array_equal(wrong, right):
+        said += "; 0.5 by construction: it is the same for both"
+    return Measured(value=value, how=said)
+
+
+def _correlation(value: float, how: str) -> Measured:
+    known = defined(value)
+    return Measured(value=known, how=how if known is not None else f"{how}; {UNDEFINED}")
+
+
+def _gap(space: StateSpace, by_doubt: Reliability) -> Measured:
+    """Mean |doubt - error| over the parts of a reliability curve, where both are in nats."""
+    if not space.in_nats:
+        return Measured(value=None, how=f"the {space.doubt_name} is not in the unit of an error, so nothing to compare")
+    if not by_doubt.bins:
+        return Measured(value=None, how=by_doubt.how)
+    far = sum(each.positions * abs(each.mean_score - each.mean_error) for each in by_doubt.bins)
+    value = far / sum(each.positions for each in by_doubt.bins)
+    how = f"mean |{space.doubt_name} - error| in nats over the {len(by_doubt.bins)} parts that the first sorts "
+    return Measured(value=value, how=f"{how}positions into, weighted by their size; 0 is calibrated")
+
+
+def _budget(loaded: LoadedWorld) -> str:
+    think = loaded.recipe.think
+    if loaded.world.score is None:
+        return "in one pass"
+    bound = "" if think.stop == "fixed" else "at most "
+    return f"with {bound}{counted(think.steps, 'step')} and {counted(think.samples, 'start')}"
+
+
+def _near(share: float) -> str:
+    return f"near_{share * 100:.0f}"
+
+
+def _joined(parts: list[Tensor]) -> Floats:
+    return torch.cat(parts).double().numpy()
