@@ -86,7 +86,7 @@ def train(
     show(reports, View("lines" if json else "", quiet, verbose > 0, "getting ready to train"))
 
 
-@app.command()
+@app.command(cls=ListCommand)
 def think(
     checkpoint: Checkpoint = None,
     steps: Annotated[int | None, typer.Option(help="Descent steps; else the recipe's.", min=0)] = None,

@@ -206,8 +206,8 @@ def test_what_energies_are_is_said(home: Path) -> None:
     files = models(home, "video")
     energy, denoising = (measured(model, samples=[1, 2], steps=[1, 2]) for model in (files[0], files[3]))
     assert (energy.score, denoising.score) == ("energy", "denoising error")
-    assert {row.select for row in energy.by_samples} == {"energy", "mean", "random"}
-    assert {row.select for row in denoising.by_samples} == {"denoising error", "mean", "random"}
+    assert {row.select for row in energy.by_samples} == {"energy", "gap", "mean", "random"}
+    assert {row.select for row in denoising.by_samples} == {"denoising error", "gap", "mean", "random"}
     assert "descent steps" in drawn(energy, 120)
     text = drawn(denoising, 120)
     assert "2 denoising steps" in text

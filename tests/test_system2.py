@@ -267,8 +267,9 @@ def test_the_mean_of_all_samples_is_a_prediction_too(world, modality):
 def test_a_typical_drop_is_kept_with_the_weights():
     world = world_of("ebt", "video", descent={"free_steps": (2, 2)})
     assert world.typical_drop == 0
-    _, measures = world.loss(windows("video"), rng())
-    assert world.typical_drop == measures["energy_start"] - measures["energy_final"]
+    for start, final, kept in ((5.0, 3.0, 2.0), (5.0, 5.0, 2.0), (4.0, 2.5, 0.99 * 2.0 + 0.01 * 1.5)):
+        world.learned({"energy_start": start, "energy_final": final, "step_size": 1.0})
+        assert world.typical_drop.item() == pytest.approx(kept)
     assert "typical_drop" in world.state_dict()
 
 

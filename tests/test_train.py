@@ -44,7 +44,7 @@ def test_screen_and_file_say_the_same(data, tmp_path):
     assert [each.step for each in said if isinstance(each, ValidationLine)] == [6, 12, 18, 23]
     assert report == type(report).model_validate_json((tmp_path / "run/train.json").read_bytes())
     assert report.val_loss == min(each.val_loss for each in said if isinstance(each, ValidationLine))
-    assert report.params == sum(tensor.numel() for tensor in load_world(report.checkpoint).world.state_dict().values())
+    assert report.params == sum(each.numel() for each in load_world(report.checkpoint).world.parameters())
 
 
 def test_training_lowers_its_loss(data, tmp_path):

@@ -118,15 +118,18 @@ class EnergyWorld(ObservingWorld):
             cuts = -(-length // positions)
             rows = [torch.cat(finals[first : first + cuts], 1) for first in range(0, len(finals), cuts)]
             self.replay.push(states, torch.cat(rows))
-        if training and free + steps > 1:
-            known = self.typical_drop
-            drop = (energies[0] - energies[1]).to(known)
-            known.copy_(torch.where(known == 0, drop, known.lerp(drop, 1 - DROP_DECAY)))
         return running.total(), {
             "energy_start": energies[0],
             "energy_final": energies[1],
             "step_size": step_size.detach(),
         }
+
+    def learned(self, measures: Mapping[str, float]) -> None:
+        """Keep a running mean of how far energies fall; not of updates with one move, whose fall is not known."""
+        drop = measures["energy_start"] - measures["energy_final"]
+        if drop:
+            known = float(self.typical_drop)
+            self.typical_drop.fill_(drop if not known else DROP_DECAY * known + (1 - DROP_DECAY) * drop)
 
     def training_scale(self) -> float | Tensor:
         """What moves are shortened by in training: what the largest curvature found last bears."""

@@ -140,6 +140,9 @@ class ObservingWorld(nn.Module, ABC):
             kept = self.network.observe(self.space.embed_observed(states, before), memory.kept if memory else None)
         return Memory(kept, torch.cat([memory.states, states], dim=1) if memory else states)
 
+    def learned(self, measures: Mapping[str, float]) -> None:
+        """Take note of what an update that moved the weights measured, all its windows together."""
+
     def kept_tensors(self) -> dict[str, Tensor]:
         """What training keeps beside the weights, by name: nothing."""
         return {}

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ebwm_cli.recipe.schema import TrainSection
+from ebwm_cli.world.observing import ObservingWorld
 from ebwm_cli.world.optim import set_learning_rate
 from ebwm_cli.world.protocol import WorldModel
 
@@ -105,4 +106,6 @@ def update_weights(
     update = Update(values[0], values[1], dict(zip(measures, values[2:], strict=True)))
     if update.finite:
         optimizer.step()
+        if isinstance(world, ObservingWorld):
+            world.learned(update.measures)
     return update
