@@ -44,7 +44,7 @@ class EnergySettled(_Patient):
     """A position stops once a move lowers its energy by less than `tolerance` of the whole drop so far, or of `drop`
     where one is given, `patience` times in a row."""
 
-    def __init__(self, tolerance: float, patience: int = 1, drop: float | None = None) -> None:
+    def __init__(self, tolerance: float, patience: int = 1, drop: float | Tensor | None = None) -> None:
         super().__init__(patience)
         self.tolerance, self.drop = tolerance, drop
 

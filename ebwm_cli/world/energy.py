@@ -127,9 +127,9 @@ class EnergyWorld(ObservingWorld):
     def learned(self, measures: Mapping[str, float]) -> None:
         """Keep a running mean of how far energies fall; not of updates with one move, whose fall is not known."""
         drop = measures["energy_start"] - measures["energy_final"]
-        if drop:
-            known = float(self.typical_drop)
-            self.typical_drop.fill_(drop if not known else DROP_DECAY * known + (1 - DROP_DECAY) * drop)
+        if drop:  # on the device, which is not waited for
+            known = self.typical_drop
+            known.copy_(torch.where(known == 0, drop, DROP_DECAY * known + (1 - DROP_DECAY) * drop))
 
     def training_scale(self) -> float | Tensor:
         """What moves are shortened by in training: what the largest curvature found last bears."""
@@ -219,7 +219,7 @@ class EnergyWorld(ObservingWorld):
             "record": record,
             "geometry": self.space,
         }
-        stopping, control = stopping_of(think, float(self.typical_drop)), None
+        stopping, control = stopping_of(think, self.typical_drop), None
         if rules.step_control == "spectral":
             fraction = rules.spectral_fraction
             control = StepControl(step_size=self.step_size, anchor=rules.anchor, fraction=fraction, rng=rng)

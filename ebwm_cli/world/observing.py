@@ -103,8 +103,8 @@ def best_of(
     return replace(prediction, state=state, energies=energies.mean(2), path=path)
 
 
-def stopping_of(think: ThinkSection, typical_drop: float | None = None) -> Stopping | None:
-    """The rule that `think` asks for; `typical_drop` of the score, where it is known."""
+def stopping_of(think: ThinkSection, typical_drop: Tensor | None = None) -> Stopping | None:
+    """The rule that `think` asks for; `typical_drop` of the score (0-dim), where it is known."""
     if think.stop == "energy":
         return EnergySettled(think.tolerance, think.patience, typical_drop if think.drop == "typical" else None)
     return Still(think.tolerance, think.patience) if think.stop == "still" else None
