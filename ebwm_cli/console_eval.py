@@ -14,7 +14,7 @@ from rich.text import Text
 
 from ebwm_cli.console_tables import BAD, GOOD, LABEL, QUIET, Facts, against, render, table
 from ebwm_cli.console_text import count, duration, number, safe, sparkline, tail
-from ebwm_cli.run.report import EvalReport, QuestionsRow
+from ebwm_cli.run.report import EvalReport, QuestionsRow, SamplesRow
 from ebwm_cli.run.report_compare import ComparisonRow
 
 VERDICTS = {"lower": GOOD, "higher": BAD, "not told apart": QUIET}
@@ -75,14 +75,21 @@ def _by_steps(report: EvalReport) -> Table:
     reference = report.references[0]
     extra = ["perplexity"] if report.perplexity is not None else []
     rows = table(
-        "steps", "loss", *extra, f"against {reference.name}", str(report.score), "per state", title="more thinking"
+        "steps",
+        "loss",
+        *extra,
+        f"against {reference.name}",
+        str(report.score),
+        "rises",
+        "per state",
+        title="more thinking",
     )
     best = min((row.loss for row in report.by_steps), default=0.0)
     for row in report.by_steps:
         loss = Text(number(row.loss), f"bold {GOOD}" if row.loss == best else "")
-        took = f"{row.seconds * 1e3:.3g} ms"
         cells = [number(row.perplexity)] if extra else []
-        rows.add_row(f"{row.steps}", loss, *cells, against(row.loss, reference.loss), number(row.energy), took)
+        told = [number(row.energy), f"{row.rises:.1%}", f"{row.seconds * 1e3:.3g} ms"]
+        rows.add_row(f"{row.steps}", loss, *cells, against(row.loss, reference.loss), *told)
     return rows
 
 
@@ -101,11 +108,20 @@ def _by_stop(report: EvalReport) -> Table:
 
 def _by_samples(report: EvalReport) -> Table:
     extra = ["perplexity"] if report.perplexity is not None else []
-    rows = table("samples", "chosen by", "loss", *extra, title="more starts")
+    rows = table("samples", "chosen by", "loss", *extra, "minus any of them, 95 %", title="more starts")
     for row in report.by_samples:
         cells = [number(row.perplexity)] if extra else []
-        rows.add_row(f"{row.samples}", safe(row.select), number(row.loss), *cells)
+        rows.add_row(f"{row.samples}", safe(row.select), number(row.loss), *cells, _beside(row))
     return rows
+
+
+def _beside(row: SamplesRow) -> Text:
+    """What choosing has brought, coloured where it is told apart."""
+    if row.difference is None or row.ci95 is None:
+        return Text("")
+    low, high = row.ci95
+    colour = GOOD if high < 0 else BAD if low > 0 else QUIET
+    return Text(f"{row.difference:+.4f} [{low:+.4f}, {high:+.4f}]", colour)
 
 
 def _questions(row: QuestionsRow) -> Table:

@@ -43,7 +43,9 @@ TRAINED = reports.TrainReport(
 EVALUATED = reports.EvalReport(
     checkpoint="runs/a_long_name_of_a_run_that_goes_on/model.safetensors", data="data/clips", split="test", windows=41,
     loss=0.118, score="energy", steps=4,
-    by_steps=[reports.StepsRow(steps=k, loss=0.2 / k, perplexity=None, energy=-k, seconds=1e-4) for k in (1, 16)],
+    by_steps=[
+        reports.StepsRow(steps=k, loss=0.2 / k, perplexity=None, energy=-k, rises=0.0, seconds=1e-4) for k in (1, 16)
+    ],
     by_stop=[
         reports.StopRow(stop="fixed", steps=4, loss=0.12, steps_used=4, counts=[0, 0, 0, 0, 9], flops_per_state=2e6),
         reports.StopRow(stop="energy", steps=4, loss=0.121, steps_used=2, counts=[0, 3, 3, 3, 0], flops_per_state=1e6),

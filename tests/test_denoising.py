@@ -36,7 +36,7 @@ class Gaussian:
         self.asked: list[torch.Tensor] = []
         self.said: list[torch.Tensor] = []
 
-    def __call__(self, noisy: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+    def __call__(self, noisy: torch.Tensor, level: torch.Tensor, index: torch.Tensor | None = None) -> torch.Tensor:
         signal = torch.where(level <= -PURE, 0.0, level.sigmoid().sqrt())[..., None]
         noise = (1 - signal**2).sqrt() * self.unit
         gain = self.sigma**2 * signal / (signal**2 * self.sigma**2 + noise**2)
@@ -182,7 +182,7 @@ def test_tokens_come_as_often_as_they_are_likely():
     space = TokenSpace(5, 8).double().requires_grad_(False)
     likely = torch.tensor([0.4, 0.3, 0.15, 0.1, 0.05], dtype=torch.float64)
 
-    def bayes(noisy: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+    def bayes(noisy: torch.Tensor, level: torch.Tensor, index: torch.Tensor | None) -> torch.Tensor:
         signal = torch.where(level <= -PURE, 0.0, level.sigmoid().sqrt())[..., None]
         noise = (1 - signal**2).sqrt() * space.unit
         away = noisy.unsqueeze(-2) - signal[..., None] * space.table  # (B, T', V, W)

@@ -182,6 +182,7 @@ class _Judged:
             loss=_mean(scores.errors),
             perplexity=perplexity(self.loaded.space, _mean(scores.errors)),
             energy=float(scores.energies.mean()),
+            rises=float(scores.rises.sum() / max(scores.steps_used.sum(), 1)),
             seconds=scores.seconds,
         )
 
@@ -214,11 +215,20 @@ class _Judged:
                 "mean": scores.sample_mean_errors,
                 "random": scores.sample_random_errors,
             }
-        space = self.loaded.space
-        return [
-            SamplesRow(samples=samples, select=name, loss=_mean(errors), perplexity=perplexity(space, _mean(errors)))
-            for name, errors in picks.items()
-        ]
+        return [self._samples_row(samples, name, errors, picks.get("random")) for name, errors in picks.items()]
+
+    def _samples_row(self, samples: int, select: str, errors: Floats, blind: Floats | None) -> SamplesRow:
+        """Of one way to choose, beside choosing blindly."""
+        row = SamplesRow(
+            samples=samples,
+            select=select,
+            loss=_mean(errors),
+            perplexity=perplexity(self.loaded.space, _mean(errors)),
+        )
+        if blind is None or errors is blind:
+            return row
+        beside = difference("random", errors, blind, self.seed)
+        return row.model_copy(update={"difference": beside.mean, "ci95": beside.ci95})
 
 
 def _check(steps: Sequence[int], samples: Sequence[int], rollout: int | None, stride: int | None) -> None:

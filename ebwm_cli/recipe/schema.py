@@ -107,6 +107,9 @@ class ThinkSection(Section):
 
     steps: Annotated[int, Field(ge=0)] = 4
     """Descent steps."""
+    cooling: NonNegative = 0.0
+    """Move k, from 0, is 1 / (1 + cooling * k) as long. The energy keeps its bottom, and candidates that would
+    overshoot it for ever come to rest; 0 is the published form."""
     samples: Count = 1
     """Starts per position, of which the lowest final energy is kept."""
     start_noise: NonNegative = 0.1
@@ -122,7 +125,7 @@ class ThinkSection(Section):
     """stop=energy: a position has settled when a step lowers its energy by less than this fraction of `drop`.
     stop=still: when a move is shorter than this fraction of its first."""
     drop: Literal["own", "typical"] = "own"
-    """stop=energy: of the position's own whole drop so far, or of the mean whole drop of the predictions at hand: what
+    """stop=energy: of the position's own whole drop so far, or of the mean drop in training, the same for all: what
     has farther to fall then thinks longer."""
     patience: Count = 1
     """Steps in a row that must be so."""

@@ -30,6 +30,8 @@ from ebwm_cli.run.rollout import roll_out
 from ebwm_cli.sampler.selection import lowest_energy, take
 
 Floats = NDArray[np.float64]
+ROUNDING = 2e-6
+"""Of an energy, what may be lost in summing it up in fp32: a rise of less is none."""
 MOST_NATS = 700.0
 """exp of more is no float."""
 
@@ -51,6 +53,8 @@ class Scores:
     """Of the sample whose energy fell most."""
     steps_used: Floats
     """Of the sample that was kept."""
+    rises: Floats
+    """How many of those moves raised its score, rounding aside."""
     looks: Floats
     """Energies computed and differentiated, over all samples."""
     tries: Floats
@@ -73,7 +77,7 @@ def predict_windows(loaded: LoadedWorld, held_out: HeldOut, think: ThinkSection,
     """Predict `held_out`, on the device `loaded` is on."""
     world, space, stride = loaded.world, loaded.space, held_out.stride
     rng = torch.Generator().manual_seed(seed)
-    columns: list[list[Tensor]] = [[] for _ in range(9)]
+    columns: list[list[Tensor]] = [[] for _ in range(10)]
     seconds = 0.0
     _warm_up(loaded, held_out, think)
     for states in held_out_batches(loaded, held_out, think.samples):
@@ -92,6 +96,7 @@ def predict_windows(loaded: LoadedWorld, held_out: HeldOut, think: ThinkSection,
             every.mean(-1),
             take(every, lowest_energy(-prediction.sample_gaps)),
             prediction.steps_used,
+            rises(prediction.energies),
             prediction.looks,
             prediction.tries,
         )
@@ -99,6 +104,11 @@ def predict_windows(loaded: LoadedWorld, held_out: HeldOut, think: ThinkSection,
             column.append(row.cpu())
     tables = [torch.cat(column).double().numpy() for column in columns]
     return Scores(*tables, seconds=seconds / max(tables[0].size, 1))
+
+
+def rises(energies: Tensor) -> Tensor:
+    """How many moves raised a score (..., K+1) by more than rounding does, (...)."""
+    return (energies.diff(dim=-1) > ROUNDING * energies[..., :-1].abs()).sum(-1)
 
 
 def reference_errors(loaded: LoadedWorld, held_out: HeldOut, reference: Reference) -> Floats:

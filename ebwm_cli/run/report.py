@@ -174,6 +174,8 @@ class StepsRow(Report):
     """exp(loss), where the loss is in nats."""
     energy: float
     """Mean final score: see EvalReport.score."""
+    rises: float
+    """Share of all moves, of each state by itself, that raised the score."""
     seconds: float
 
 
@@ -184,6 +186,10 @@ class SamplesRow(Report):
     select: str
     loss: float
     perplexity: float | None
+    difference: float | None = None
+    """loss - loss of a sample picked blindly; None for that one, and of one sample."""
+    ci95: tuple[float, float] | None = None
+    """Of it: paired bootstrap over held-out windows."""
 
 
 class StopRow(Report):

@@ -15,11 +15,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ebwm_cli.sampler.descent import EUCLIDEAN, Geometry, Trajectory
+from ebwm_cli.sampler.crowd import Crowd, some
+from ebwm_cli.sampler.descent import EUCLIDEAN, Geometry, Trajectory, move_size
 from ebwm_cli.sampler.stopping import Stopping
 
-Denoiser = Callable[[Tensor, Tensor], Tensor]
-"""denoiser(noisy point (B, T', E), level (B, T')) -> clean candidate (B, T', D)."""
+Denoiser = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""denoiser(noisy point (B, T', E), level (B, T'), None) -> clean candidate (B, T', D); or, with an index (n,), of
+points (1, n, E) at these positions, counted through (B, T')."""
 
 LAST_TIME = 0.02
 """Time at which the last candidate is held against what is said then: what noise is left is 3 % of the signal."""
@@ -66,46 +68,47 @@ def denoise(
 
     Candidates are the clean estimates, the first one `start` (B, T', D): what is said before anything was denoised. The
     energy of a candidate is its denoising error, the mean square by which the next estimate, made of less noise,
-    differs from it, in units of `unit`^2; the last one's takes one more pass. `stopping` sees those energies.
+    differs from it, in units of `unit`^2; the last one's takes one more pass. `stopping` sees those energies, and a
+    position that has stopped is computed no more.
     """
-    noisy, current, point = noise * unit, start, geometry.point(start)
+    noisy, point, final = noise * unit, geometry.point(start), start
     energies: list[Tensor] = []
     sizes: list[Tensor] = []
     path = [start]
     used = torch.zeros(start.shape[:2], dtype=torch.int64, device=start.device)
-    times = times_of(steps)
-    going: Tensor | None = None
+    tries, nothing = torch.zeros_like(used), start.new_zeros(start.shape[:2])
+    times, crowd = times_of(steps), Crowd()
     for step, now in enumerate(times):
-        time = torch.full(start.shape[:2], now, device=start.device, dtype=start.dtype)
-        estimate = denoiser(noisy, level_of(time, shift))
+        time = noisy.new_full(noisy.shape[:2], now)
+        estimate = denoiser(noisy, level_of(time, shift), crowd.index)
+        crowd.count(tries)
         clean = geometry.point(estimate)
         error = ((clean - point) / unit).square().mean(-1)
-        if going is not None:  # a position that stopped repeats itself
-            error = torch.where(going, error, energies[-1])
-        energies.append(error)
+        energies.append(crowd.spread(error, energies[-1] if energies else nothing))
         if step == steps:
             break
         going = stopping.going(energies, sizes) if stopping else None
-        if going is not None and not going.any():
-            break
-        moved = estimate if going is None else torch.where(going[..., None], estimate, current)
-        point = clean if going is None else torch.where(going[..., None], clean, point)
-        sizes.append(torch.linalg.vector_norm(moved - current, dim=-1) / math.sqrt(moved.shape[-1]))
-        used += 1 if going is None else going
-        current = moved
+        if going is not None and not going.all():
+            if not going.any():
+                break
+            at = crowd.go_on(going)
+            if at is not None:
+                noisy, estimate, clean, time = (some(x, at) for x in (noisy, estimate, clean, time))
+        sizes.append(crowd.spread(move_size(crowd.of(final), estimate), nothing))
+        crowd.count(used)
+        final, point = crowd.spread(estimate, final), clean
         if record:
-            path.append(current)
+            path.append(final)
         noisy = _noised(noisy, clean, time, torch.full_like(time, times[step + 1]), shift)
-    nothing = start.new_zeros(*start.shape[:2], 0)
     return Trajectory(
         start=start,
-        final=current,
+        final=final,
         energies=torch.stack(energies, -1),
-        moves=torch.stack(sizes, -1) if sizes else nothing,
+        moves=torch.stack(sizes, -1) if sizes else start.new_zeros(*start.shape[:2], 0),
         steps_used=used,
         path=torch.stack(path, 2) if record else None,
         looks=torch.zeros_like(used),
-        tries=torch.full_like(used, len(energies)),  # who has stopped is computed on
+        tries=tries,
     )
 
 

@@ -149,6 +149,12 @@ def moved_by(
     return moved
 
 
+def cooled(cooling: float, step: int) -> float:
+    """What move `step`, from 0, is shortened by, 1 / (1 + cooling * step). Moves fall to 0 and their sum doesn't: a
+    descent still gets to the bottom, and doesn't jump over it for ever (Robbins and Monro, 1951)."""
+    return 1 / (1 + cooling * step)
+
+
 def move_size(before: Tensor, after: Tensor) -> Tensor:
     """Root mean square (B, T') of a move."""
     return torch.linalg.vector_norm((after - before).detach(), dim=-1) / math.sqrt(before.shape[-1])
@@ -164,6 +170,7 @@ def descend(
     anchor: float = 0.0,
     origin: Tensor | None = None,
     first_step: int = 0,
+    cooling: float = 0.0,
     noise: float = 0.0,
     rng: torch.Generator | None = None,
     gradient_clamp: float = 0.0,
@@ -177,8 +184,8 @@ def descend(
     """Move candidates downhill from `start` (B, T', D) for `steps` moves. Where each may stop by itself, `settle`.
 
     `step_size` is alpha, a number or a scalar tensor (learned); `step_scale` (B, T', 1) lengthens or shortens whole
-    moves per position, the total energy staying the same. `origin` is what the anchor pulls to, by default the start;
-    `first_step` counts the moves of an earlier descent that this one continues.
+    moves per position, and `cooling` makes them ever shorter, the total energy staying the same. `origin` is what the
+    anchor pulls to, by default the start; `first_step` counts the moves of an earlier descent that this one continues.
     Without `measure` neither the energy after the last move nor the sizes of moves are computed.
     `create_graph` makes moves differentiable with respect to the energy's weights; `detach` cuts the graph between
     moves, without it gradients flow through the whole descent. `on_move` sees each move before the next is computed,
@@ -201,7 +208,7 @@ def descend(
                 gradient,
                 origin,
                 step_size=step_size,
-                step_scale=step_scale,
+                step_scale=step_scale * cooled(cooling, step),
                 anchor=pull,
                 gradient_clamp=gradient_clamp,
                 geometry=geometry,

@@ -10,11 +10,12 @@ Knows no network.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ebwm_cli.sampler.crowd import Crowd, some
 from ebwm_cli.sampler.curvature import StepControl
 from ebwm_cli.sampler.descent import (
     EUCLIDEAN,
@@ -23,6 +24,7 @@ from ebwm_cli.sampler.descent import (
     Landscapes,
     Trajectory,
     anchored,
+    cooled,
     landscape_at,
     look,
     move_size,
@@ -42,6 +44,7 @@ def settle(
     step_size: float | Tensor,
     anchor: float = 0.0,
     origin: Tensor | None = None,
+    cooling: float = 0.0,
     gradient_clamp: float = 0.0,
     stopping: Stopping | None = None,
     backtrack: bool = False,
@@ -58,7 +61,8 @@ def settle(
     """
     origin = start if origin is None else origin
     shape = start.shape[:2]
-    crowd = _Crowd(energy_fn, narrow, start, origin, torch.ones_like(start[..., :1]))
+    crowd = Crowd(leaves=narrow is not None)
+    moving = _Moving(energy_fn, narrow, start, origin, torch.ones_like(start[..., :1]), crowd)
     whole = _Whole(start.clone(), torch.zeros(shape, device=start.device))
     energies: list[Tensor] = []
     sizes: list[Tensor] = []
@@ -68,26 +72,26 @@ def settle(
     known: Tensor | None = None  # total energies of where the last moves led
 
     def total(energy: Tensor, candidate: Tensor) -> Tensor:
-        return anchored(energy, candidate, crowd.origin, step_size, anchor, geometry)
+        return anchored(energy, candidate, moving.origin, step_size, anchor, geometry)
 
     for step in range(steps):
-        energy_here, gradient = look(crowd.landscape(step), crowd.candidate, geometry)
+        energy_here, gradient = look(moving.landscape(step), moving.candidate, geometry)
         crowd.count(looks)
-        energies.append(whole.energies(crowd, total(energy_here, crowd.candidate) if known is None else known))
+        energies.append(whole.energies(crowd, total(energy_here, moving.candidate) if known is None else known))
         going = stopping.going(energies, sizes) if stopping else None
         if going is not None and not going.all():
             if not going.any():
                 break
-            gradient = crowd.keep(going, gradient, control)
-        scale = crowd.scale
+            gradient = moving.keep(going, gradient, control)
+        scale = moving.scale * cooled(cooling, step)
         if control is not None:
-            scale = scale * control.scale(crowd.landscape(step), crowd.candidate, geometry, step)
+            scale = scale * control.scale(moving.landscape(step), moving.candidate, geometry, step)
 
         def after(scale: Tensor, gradient: Tensor = gradient) -> Tensor:
             return moved_by(
-                crowd.candidate,
+                moving.candidate,
                 gradient,
-                crowd.origin,
+                moving.origin,
                 step_size=step_size,
                 step_scale=scale,
                 anchor=anchor,
@@ -97,7 +101,7 @@ def settle(
 
         moved, known = after(scale), None
         if backtrack:
-            before, judged = whole.energy_of(crowd), crowd.landscape(step)
+            before, judged = crowd.of(whole.last), moving.landscape(step)
 
             def height(candidate: Tensor, judged: EnergyFn = judged) -> Tensor:
                 crowd.count(tries)
@@ -109,15 +113,15 @@ def settle(
                 half = torch.where(rises[..., None], after(scale / 2), moved)
                 lower = height(half)
                 refused = ~(lower <= before)
-                moved = torch.where(refused[..., None], crowd.candidate, half)
+                moved = torch.where(refused[..., None], moving.candidate, half)
                 known = torch.where(refused, before, lower)
                 shorter = torch.where(refused, 0.25, 0.5)
-                crowd.scale = torch.where(rises[..., None], crowd.scale * shorter[..., None], crowd.scale)
-            if step + 1 < steps and crowd.landscape(step + 1) is not judged:
+                moving.scale = torch.where(rises[..., None], moving.scale * shorter[..., None], moving.scale)
+            if step + 1 < steps and moving.landscape(step + 1) is not judged:
                 known = None  # the next step is on another landscape
-        sizes.append(crowd.spread(move_size(crowd.candidate, moved), torch.zeros(shape, device=start.device)))
+        sizes.append(crowd.spread(move_size(moving.candidate, moved), torch.zeros(shape, device=start.device)))
         used += crowd.spread(torch.ones_like(moved[..., 0], dtype=used.dtype), torch.zeros_like(used))
-        crowd.candidate = moved
+        moving.candidate = moved
         whole.candidates = crowd.spread(moved, whole.candidates)
         if record:
             path.append(whole.candidates.clone())
@@ -125,8 +129,8 @@ def settle(
         if known is None:
             crowd.count(tries)
             with torch.no_grad():
-                last = crowd.landscape(max(steps - 1, 0))(geometry.point(crowd.candidate))
-                known = total(last, crowd.candidate)
+                last = moving.landscape(max(steps - 1, 0))(geometry.point(moving.candidate))
+                known = total(last, moving.candidate)
         energies.append(whole.energies(crowd, known))
     return Trajectory(
         start=start,
@@ -141,56 +145,29 @@ def settle(
 
 
 @dataclass
-class _Crowd:
-    """Who still moves: all of (B, T') at first, later n of them as (1, n)."""
+class _Moving:
+    """Those who still move, (B, T'), later (1, n), and their landscapes."""
 
     energy_fn: Landscapes
     narrow: Narrow | None
     candidate: Tensor  # (B, T', D), later (1, n, D)
     origin: Tensor
     scale: Tensor  # (B, T', 1), later (1, n, 1)
-    index: Tensor | None = None  # (n,) of (B * T'); None: all
-    going: Tensor | None = field(default=None)  # (B, T') bool, where `narrow` can't be asked
+    crowd: Crowd
 
     def landscape(self, step: int) -> EnergyFn:
         return landscape_at(self.energy_fn, step)
 
     def keep(self, going: Tensor, gradient: Tensor, control: StepControl | None) -> Tensor:
         """Go on with those of `going` (B, T') alone; their part of `gradient`."""
-        if self.narrow is None:
-            self.going = going
+        at = self.crowd.go_on(going)
+        if at is None or self.narrow is None or self.crowd.index is None:
             return gradient
-        flat = going.flatten()
-        here = flat if self.index is None else flat[self.index]  # of those that moved so far
-        if here.all():
-            return gradient
-        at = here.nonzero().squeeze(-1)
-        self.index = at if self.index is None else self.index[at]
-        self.candidate, self.origin, self.scale, gradient = (
-            each.flatten(0, 1)[at][None] for each in (self.candidate, self.origin, self.scale, gradient)
-        )
+        self.candidate, self.origin, self.scale = (some(x, at) for x in (self.candidate, self.origin, self.scale))
         if control is not None:
             control.keep(at)
-        self.energy_fn = self.narrow(self.index)
-        return gradient
-
-    def spread(self, values: Tensor, onto: Tensor) -> Tensor:
-        """`onto` (B, T', ...) with the values of those who move put in."""
-        if self.index is not None:
-            result = onto.clone()
-            result.flatten(0, 1)[self.index] = values[0].to(result.dtype)
-            return result
-        if self.going is None:
-            return values
-        going = self.going
-        return torch.where(going.reshape(*going.shape, *[1] * (values.ndim - 2)), values, onto)
-
-    def count(self, counter: Tensor) -> None:
-        """One more for everyone who is computed."""
-        if self.index is None:
-            counter += 1
-        else:
-            counter.view(-1)[self.index] += 1
+        self.energy_fn = self.narrow(self.crowd.index)
+        return some(gradient, at)
 
 
 @dataclass
@@ -200,11 +177,7 @@ class _Whole:
     candidates: Tensor  # (B, T', D)
     last: Tensor  # (B, T')
 
-    def energies(self, crowd: _Crowd, values: Tensor) -> Tensor:
+    def energies(self, crowd: Crowd, values: Tensor) -> Tensor:
         """(B, T'), who has stopped repeating himself."""
         self.last = crowd.spread(values, self.last)
         return self.last
-
-    def energy_of(self, crowd: _Crowd) -> Tensor:
-        """The last ones of those who move."""
-        return self.last if crowd.index is None else self.last.flatten()[crowd.index][None]

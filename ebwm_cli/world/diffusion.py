@@ -58,9 +58,16 @@ class DiffusionWorld(ObservingWorld):
         count, samples = positions or memory.length, think.samples
         where = memory.positions(count, samples)
         states = torch.cat([memory.states[:, -count:]] * samples, 1)  # (B, M*P, ...), sample by sample
-        start = self.space.blank(states)
+        start, width = self.space.blank(states), states.shape[1]
+        every = torch.arange(memory.length - width, memory.length, device=start.device) if where is None else where
+
+        def denoiser(noisy: Tensor, level: Tensor, index: Tensor | None) -> Tensor:
+            if index is None:
+                return self._estimate(noisy, level, memory, where)
+            return self._estimate(noisy, level, memory, every[index % width], index // width)
+
         run = denoise(
-            lambda noisy, level: self._estimate(noisy, level, memory, where),
+            denoiser,
             start,
             gaussian(self.space.point_of(states).shape, rng, start),
             steps=think.steps,
@@ -98,12 +105,20 @@ class DiffusionWorld(ObservingWorld):
         eps = gaussian(point.shape[-1:], rng, point)
         return signal * point + noise * self.space.unit * eps, level_of(times, self.space.noise_shift)
 
-    def _estimate(self, noisy: Tensor, level: Tensor, memory: Memory, where: Tensor | None) -> Tensor:
-        """The clean candidates (B, P, D) behind noisy points after the states `where` (None: the last P)."""
-        hidden = self._hidden(noisy, level, memory, where)
-        states = memory.states[:, -noisy.shape[1] :] if where is None else memory.states[:, where]
+    def _estimate(
+        self, noisy: Tensor, level: Tensor, memory: Memory, where: Tensor | None, rows: Tensor | None = None
+    ) -> Tensor:
+        """The clean candidates (B, P, D) behind noisy points after the states `where` (None: the last P); with `rows`
+        (n,), (1, n, D) of these batch items, after their states `where` (n,)."""
+        hidden = self._hidden(noisy, level, memory, where, rows)
+        if rows is not None:
+            states = memory.states[rows, where][None]
+        else:
+            states = memory.states[:, -noisy.shape[1] :] if where is None else memory.states[:, where]
         return self.space.forecast(states, hidden)
 
-    def _hidden(self, noisy: Tensor, level: Tensor, memory: Memory, where: Tensor | None) -> Tensor:
+    def _hidden(
+        self, noisy: Tensor, level: Tensor, memory: Memory, where: Tensor | None, rows: Tensor | None = None
+    ) -> Tensor:
         with self._precision(noisy):
-            return self.network.denoise(self.space.embed_candidate(noisy), level, memory.kept, where)
+            return self.network.denoise(self.space.embed_candidate(noisy), level, memory.kept, where, rows)

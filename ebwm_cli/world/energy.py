@@ -215,6 +215,7 @@ class EnergyWorld(ObservingWorld):
             "step_size": self.step_size,
             "anchor": rules.anchor,
             "origin": origin,
+            "cooling": think.cooling,
             "gradient_clamp": rules.gradient_clamp,
             "record": record,
             "geometry": self.space,

@@ -56,8 +56,7 @@ def judged(run: Path, data: Path, split: str, windows: int | None) -> dict[str, 
     losses, (row,) = {each.steps: each.loss for each in found.by_steps}, meaning.rows
     numbers: dict[str, Any] = {f"loss, {k}": losses[k] for k in STEPS}
     numbers["16 / 2"] = losses[16] / losses[2]
-    energies = [each.energy for each in found.by_steps]
-    numbers["rises"] = float(np.mean(np.diff(energies) > 0))
+    numbers["rises"] = found.by_steps[-1].rises
     picked = {each.select: each.loss for each in found.by_samples}
     numbers |= {f"energy of {SAMPLES}": picked["energy"], **{k: picked[k] for k in ("gap", "mean", "random")}}
     numbers |= {"rank corr.": row.score_spearman.value, "partial": row.partial_spearman.value}
