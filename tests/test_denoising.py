@@ -166,6 +166,29 @@ def test_stopping_keeps_the_candidate_of_a_settled_position_and_ends_when_all_ha
     assert run.energies.shape == (2, 3, most + 1)
 
 
+def test_who_has_stopped_is_denoised_no_more():
+    """What is computed is what is counted, and those who go on are asked about by their own index."""
+    spread = torch.tensor([[0.05, 0.2, 0.4], [0.1, 0.3, 0.5]], dtype=torch.float64)
+    asked: list[torch.Tensor] = []
+
+    def denoiser(noisy: torch.Tensor, level: torch.Tensor, index: torch.Tensor | None) -> torch.Tensor:
+        asked.append(torch.arange(6) if index is None else index)
+        assert noisy.shape[0] * noisy.shape[1] == level.numel() == len(asked[-1])
+        sigma = spread.flatten()[asked[-1]].view(level.shape)[..., None]
+        return Gaussian(sigma=sigma)(noisy, level)
+
+    start = START.clone()
+    start[:, 0] = MU  # where the first estimate changes nothing, the second can only change more
+    run = denoise(denoiser, start, EPS, steps=30, stopping=EnergySettled(0.02))
+    free = denoise(denoiser, start, EPS, steps=30, record=True)
+    asked = asked[: int(run.tries.max())]
+    assert len({len(each) for each in asked}) > 1
+    assert torch.equal(torch.bincount(torch.cat(asked), minlength=6).view(2, 3), run.tries)
+    for b in range(2):
+        for t in range(3):
+            assert torch.allclose(run.final[b, t], free.path[b, t, int(run.steps_used[b, t])], atol=1e-12)
+
+
 def test_a_position_is_denoised_by_its_own_noise_only():
     together = denoise(Gaussian(), START, EPS, steps=4)
     alone = denoise(Gaussian(), START[1:, 2:], EPS[1:, 2:], steps=4)

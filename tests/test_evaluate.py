@@ -18,7 +18,7 @@ from ebwm_cli.errors import DataError, UsageError
 from ebwm_cli.recipe.model import DescentSection
 from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.run.checkpoint import LoadedWorld, load_world, save_model
-from ebwm_cli.run.measure import psnr
+from ebwm_cli.run.measure import psnr, rises
 from ebwm_cli.run.report import EvalReport, Notice
 from ebwm_cli.world.build import cost, thinking_flops
 
@@ -118,8 +118,30 @@ def test_rows_by_samples_choose_by_energy_average_and_pick_blindly(model: Path, 
     }
     report = measured(model, samples=[1, 3])
     first = {"samples": 1, "select": "energy", "loss": report.loss, "perplexity": None}
-    assert report.by_samples[0].model_dump() == first
+    assert report.by_samples[0].model_dump() == {**first, "difference": None, "ci95": None}
     assert {row.select: row.loss for row in report.by_samples[1:]} == pytest.approx(expected, rel=1e-5)
+    for row in report.by_samples[1:]:
+        if row.select == "random":
+            assert row.difference is row.ci95 is None
+            continue
+        assert row.difference == pytest.approx(expected[row.select] - expected["random"], abs=1e-6)
+        assert row.ci95 is not None
+        assert row.ci95[0] <= row.difference <= row.ci95[1]
+
+
+def test_a_rise_is_more_than_rounding() -> None:
+    energies = torch.tensor([[[-8.0, -9.0, -8.5, -8.5 + 1e-6, -8.4]], [[1.0, 0.5, 0.2, 0.2, 0.2]]])
+    assert rises(energies).tolist() == [[2], [0]]
+
+
+def test_rows_by_steps_tell_how_many_moves_raised_the_energy(model: Path, home: Path) -> None:
+    loaded, windows = load_world(model), windows_of(open_set(home / "data" / "one"))
+    think = loaded.recipe.think.model_copy(update={"steps": 12})
+    run = loaded.world.predict(loaded.world.observe(windows[:, :-1]), think, torch.Generator().manual_seed(0))
+    (row,) = measured(model, steps=[12]).by_steps
+    assert row.rises == pytest.approx(rises(run.energies).double().mean().item() / 12)
+    (row,) = measured(model, steps=[12], thinking={"backtrack": True}).by_steps
+    assert row.rises == 0
 
 
 def test_stopping_rows_tell_the_steps_used_and_the_flops_really_spent(model: Path, home: Path) -> None:

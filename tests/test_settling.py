@@ -44,6 +44,33 @@ class Bowls:
 SLOW = torch.tensor([[1.0, 0.05, 0.3], [0.9, 0.2, 1.0]], dtype=torch.float64)
 
 
+def test_moves_that_cool_are_descents_of_ever_shorter_moves_to_the_same_place():
+    """Against a naive loop; on a bowl so steep that full moves run away, and to the bottom of the anchored energy."""
+    energy, options = quadratic(1.5, BOTTOM), {"step_size": 1.0, "anchor": 0.8}  # a full move goes 2.3 times too far
+    free = descend(energy, START, steps=40, **options)
+    assert (free.energies[..., -1] > free.energies[..., 0]).all()
+    naive = START
+    for k in range(40):
+        naive = naive - (1.5 * (naive - BOTTOM) + 0.8 * (naive - START)) / (1 + 0.5 * k)
+    for run in (
+        descend(energy, START, steps=40, cooling=0.5, **options),
+        settle(energy, START, steps=40, cooling=0.5, **options),
+    ):
+        assert torch.allclose(run.final, naive, atol=1e-12)
+        assert (run.energies[..., 2:].diff(dim=-1) <= 1e-12).all()
+    bottom = (1.5 * BOTTOM + 0.8 * START) / 2.3
+    assert torch.allclose(descend(energy, START, steps=400, cooling=0.5, **options).final, bottom, atol=1e-9)
+
+
+def test_a_descent_in_two_parts_cools_as_one():
+    energy = quadratic(0.7, BOTTOM)
+    options = {"step_size": 1.0, "anchor": 0.2, "origin": START, "cooling": 1.0}
+    whole = descend(energy, START, steps=7, **options)
+    first = descend(energy, START, steps=3, **options)
+    second = descend(energy, first.final, steps=4, first_step=3, **options)
+    assert torch.allclose(whole.final, second.final, atol=1e-14)
+
+
 def test_stopping_freezes_settled_positions_and_ends_when_all_have():
     scale = torch.tensor([[1.0, 0.05, 1.0]] * 2, dtype=torch.float64)  # the middle position is flat, hence slow
     energy = lambda y: scale / 2 * (y - BOTTOM).square().sum(-1)  # noqa: E731
