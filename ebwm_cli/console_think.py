@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ebwm_cli.console_tables import BAD, GOOD, LABEL, QUIET, Facts, against, render, table
-from ebwm_cli.console_text import duration, number, safe, sparkline
+from ebwm_cli.console_text import count, duration, number, safe, sparkline
 from ebwm_cli.run.report_think import DescentRow, ThinkReport, TokenChance
 from ebwm_cli.run.thought_words import KEPT, agreement_in_words, percent, rank_in_words, visible
 
@@ -52,6 +52,7 @@ def _add_energies(facts: Facts, report: ThinkReport, name: str) -> None:
     line = Text(f"{sparkline(report.energies, 24)}  ", GOOD if fell else BAD).append(ends, "bold")
     facts.add(name, line, Text(f"gap {number(report.energy_gap)}", GOOD if fell else BAD))
     facts.add("descent", Text(safe(report.stopped)))
+    facts.add("spent", Text(f"{count(report.flops)}FLOP"))
     if rank := rank_in_words(report):
         facts.add("its rank", Text(rank))
     facts.add("every position", Text(sparkline(report.position_energies, 48), LABEL), _span(report.position_energies))

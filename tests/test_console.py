@@ -63,7 +63,7 @@ THOUGHT = reports.ThinkReport(
     score="energy",
     checkpoint="runs/r/model.safetensors", source="data/clips", context=16, horizon=2, samples=2,
     select="energy", stop="fixed",
-    steps=64, steps_used=[64, 64], stopped="all 64 steps were spent", energies=ENERGIES, energy_gap=1.9,
+    steps=64, steps_used=[64, 64], flops=4.2e6, stopped="all 64 steps were spent", energies=ENERGIES, energy_gap=1.9,
     descent=[
         reports.DescentRow(step=k, energy=e, drop=0.1, move=0.01, error=None) for k, e in enumerate(ENERGIES)
     ],

@@ -24,6 +24,7 @@ from ebwm_cli.run.report import Notice, ThinkReport
 from ebwm_cli.run.thought import Scene, think_about
 from ebwm_cli.run.thought_files import scorer, write_thought
 from ebwm_cli.run.thought_measures import held_out_energies
+from ebwm_cli.world.build import thinking_flops
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +129,16 @@ def test_stopping_says_what_it_did(model: Path, home: Path, tmp_path: Path) -> N
     assert report.stopped.startswith("the energy settled after")
     assert len(report.energies) == max(report.steps_used) + 1
     assert thought(file, horizon=2, steps=1).stopped.startswith("one step was taken")
+
+
+def test_the_flops_are_those_of_what_was_looked_at(model: Path) -> None:
+    loaded = load_world(model)
+    whole = thought(model, steps=6, samples=2, horizon=3)
+    assert whole.flops == pytest.approx(3 * thinking_flops(loaded.recipe, loaded.spec, 2 * 6, 2))
+    assert thought(model, steps=6, stop="energy", thinking={"tolerance": 0.5}).flops < whole.flops / 3 / 2
+    beam = thought(model, steps=6, samples=2, horizon=3, thinking={"beam": 2})  # 1, then 2 sequences are gone on with
+    looked = (1 + 2 + 2) * 2 / 3
+    assert beam.flops == pytest.approx(3 * thinking_flops(loaded.recipe, loaded.spec, looked * 6, looked))
 
 
 def test_the_energy_is_ranked_among_those_of_the_validation_windows(model: Path, home: Path) -> None:

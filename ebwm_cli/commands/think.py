@@ -40,6 +40,7 @@ from ebwm_cli.run.thought_measures import (
     token_labels,
 )
 from ebwm_cli.run.thought_words import among, descent_in_words
+from ebwm_cli.world.build import thinking_flops
 
 LIKELIEST = 8
 """Tokens that the report names."""
@@ -202,6 +203,7 @@ def _report(
         steps=budget.steps,
         score=thought.score,
         steps_used=thought.steps_used,
+        flops=len(thought.states) * thinking_flops(loaded.recipe, loaded.spec, *_mean_spent(thought)),
         stopped=stopped,
         energies=energies[0].tolist(),
         energy_gap=(energies[0, 0] - energies[0, -1]).item(),
@@ -224,6 +226,11 @@ def _report(
         files=[str(file) for file in files],
         seconds=0.0,
     )
+
+
+def _mean_spent(thought: Thought) -> tuple[float, float]:
+    """Looks and tries per predicted state."""
+    return thought.looks / len(thought.states), thought.tries / len(thought.states)
 
 
 def _likeliest(tokenizer: Tokenizer, answer: Tensor, truth: Tensor | None) -> list[TokenChance]:

@@ -46,6 +46,8 @@ class ThinkReport(Report):
     """What the energies are: energy, or denoising error; None where nothing descends and nothing is judged."""
     steps_used: list[int]
     """Per predicted state."""
+    flops: float
+    """Really spent on the predicted states, remembering them included."""
     stopped: str
     """Whether and when the energy settled, in words."""
     energies: list[float]

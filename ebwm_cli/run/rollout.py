@@ -60,13 +60,16 @@ def _keep(prediction: Prediction, total: Tensor, beam: int) -> tuple[Prediction,
     rows they came from, and their sums."""
     energies = prediction.sample_energies[:, 0]  # (B*S, M)
     windows, samples = len(total), energies.shape[1]
+    looks, tries = (each.reshape(windows, -1).sum(1) for each in (prediction.looks, prediction.tries))
     sums = (total.reshape(-1, 1) + energies).reshape(windows, -1)  # (B, S*M)
     sums = sums.nan_to_num(nan=float("inf"))
     best, index = sums.topk(min(beam, sums.shape[1]), largest=False)  # (B, S')
     first = torch.arange(windows, device=total.device)[:, None] * total.shape[1]
     rows = (first + index // samples).reshape(-1)
     assert prediction.keep is not None
-    return prediction.keep((index % samples).reshape(-1, 1), rows), rows, best
+    kept = prediction.keep((index % samples).reshape(-1, 1), rows)
+    spent = {name: each[:, None].expand_as(best).reshape(-1, 1) for name, each in (("looks", looks), ("tries", tries))}
+    return replace(kept, **spent), rows, best  # those that were not kept were looked at too
 
 
 def _rows(prediction: Prediction, rows: Tensor) -> Prediction:

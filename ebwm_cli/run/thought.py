@@ -41,6 +41,8 @@ class Thought:
     sample_states: Tensor  # (M, D) where the samples of the first prediction ended
     sample_energies: Tensor  # (M,) their final energies
     context_energies: Tensor  # (T-1,) final energies of predicting what was observed
+    looks: int  # energies computed and differentiated, over all predictions and samples
+    tries: int  # energies only computed
     score: str | None  # what the energies are, in words; None: all are 0 and say nothing
 
     @property
@@ -78,6 +80,8 @@ def think_about(scene: Scene, loaded: LoadedWorld, think: ThinkSection, horizon:
         sample_states=first.sample_states[0, 0].cpu(),
         sample_energies=first.sample_energies[0, 0].cpu(),
         context_energies=known.cpu(),
+        looks=sum(int(p.looks.sum()) for p in predictions),
+        tries=sum(int(p.tries.sum()) for p in predictions),
         score=world.score,
     )
 
