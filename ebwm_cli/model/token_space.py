@@ -20,8 +20,9 @@ from ebwm_cli.model.ngram import Bigram, Unigram
 from ebwm_cli.model.product import product
 from ebwm_cli.model.state_space import NEAR_MISS, References, gaussian, uniform
 
-SURE = 100.0
-"""A logit beside which others at 0 vanish: exp(-100) V is nothing."""
+SURE = 80.0
+"""A logit beside which others at 0 vanish: exp(-80) V is nothing, and yet no subnormal float, which processors are slow
+with."""
 LEAST = 1e-9
 """Smallest probability that a logit is taken of."""
 
