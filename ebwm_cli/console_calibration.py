@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ebwm_cli.console_tables import GOOD, LABEL, QUIET, VALUE, Facts, render, table
+from ebwm_cli.console_tables import GOOD, LABEL, QUIET, VALUE, Facts, letter, render, said, table
 from ebwm_cli.console_text import duration, number, safe, sparkline
 from ebwm_cli.run.report_calibration import CalibrationReport, CalibrationRow, Reliability, Telling
 from ebwm_cli.run.report_facets import Measured
@@ -32,7 +32,7 @@ def _calibration(report: CalibrationReport) -> RenderableType:
         facts.add("in nats", Text(safe(", ".join(report.nats))))
     for index, row in enumerate(report.rows):
         judged_by = f"judges by {row.score}" if row.score else "judges nothing"
-        facts.add(_letter(index), Text(safe(row.kind), VALUE), f"{safe(row.checkpoint)}, {safe(judged_by)}")
+        facts.add(letter(index), Text(safe(row.kind), VALUE), f"{safe(row.checkpoint)}, {safe(judged_by)}")
     parts: list[RenderableType] = [facts.panel("calibration")]
     for first in range(0, len(report.rows), COLUMNS):
         parts += ["", _correlations(report, report.rows[first : first + COLUMNS], first)]
@@ -47,7 +47,7 @@ def _calibration(report: CalibrationReport) -> RenderableType:
 
 def _correlations(report: CalibrationReport, rows: list[CalibrationRow], first: int) -> Table:
     """A column per checkpoint, the first of them number `first`."""
-    made = _table("rank correlation with the error", *[_letter(first + index) for index in range(len(rows))])
+    made = _table("rank correlation with the error", *[letter(first + index) for index in range(len(rows))])
     doubt = safe(report.doubt)
     lines = [
         ("the score", [row.score_spearman for row in rows]),
@@ -68,7 +68,7 @@ def _curves(report: CalibrationReport) -> Table:
     made = _table("error by tenth", "low → high", "where lowest", "where highest")
     for index, row in enumerate(report.rows):
         for name, curve in (("score", row.reliability), ("trivial", row.doubt_reliability)):
-            label = f"{_letter(index)} by {name}"
+            label = f"{letter(index)} by {name}"
             if curve.bins:
                 made.add_row(label, sparkline([each.mean_error for each in curve.bins]), *_ends(curve))
             else:
@@ -87,7 +87,7 @@ def _interval(ci95: tuple[float, float]) -> str:
 
 def _apart(report: CalibrationReport, row: CalibrationRow, index: int) -> Table:
     """How well true next states are told from false ones; green what tells them best."""
-    made = _table(f"{_letter(index)} tells true from", *[each.name for each in report.false_states])
+    made = _table(f"{letter(index)} tells true from", *[each.name for each in report.false_states])
     keys = [each.key for each in report.false_states]
     best = {key: max([_known(telling.auroc[key]) for telling in row.telling], default=0.0) for key in keys}
     for telling in row.telling:
@@ -130,14 +130,14 @@ def _how(report: CalibrationReport) -> Table:
     grid.add_column(style=LABEL, max_width=18)
     grid.add_column(style=QUIET, overflow="fold")
     rows = report.rows
-    grid.add_row("score and error", _said([row.score_spearman.how for row in rows]))
-    grid.add_row("  given", _said([row.partial_spearman.how for row in rows]))
-    grid.add_row(report.doubt, _said([row.doubt_spearman.how for row in rows]))
-    grid.add_row(f"error of {safe(report.reference)}", _said([row.reference_spearman.how for row in rows]))
+    grid.add_row("score and error", said([row.score_spearman.how for row in rows]))
+    grid.add_row("  given", said([row.partial_spearman.how for row in rows]))
+    grid.add_row(report.doubt, said([row.doubt_spearman.how for row in rows]))
+    grid.add_row(f"error of {safe(report.reference)}", said([row.reference_spearman.how for row in rows]))
     if report.nats:
-        grid.add_row("in nats", _said([row.doubt_gap.how for row in rows]))
-    grid.add_row("error by tenth", _said([row.reliability.how for row in rows]))
-    grid.add_row("  trivial", _said([row.doubt_reliability.how for row in rows]))
+        grid.add_row("in nats", said([row.doubt_gap.how for row in rows]))
+    grid.add_row("error by tenth", said([row.reliability.how for row in rows]))
+    grid.add_row("  trivial", said([row.doubt_reliability.how for row in rows]))
     grid.add_row("true from", Text("AUROC: how often what is false has the higher number; 0.5 is chance"))
     for each in report.false_states:
         grid.add_row(f"  {each.name}", Text(safe(each.how)))
@@ -148,19 +148,6 @@ def _how(report: CalibrationReport) -> Table:
     grid.add_row("by", Text(""))
     for key, same in tellings.items():
         name = "score" if key == "score" else same[0].name
-        grid.add_row(f"  {safe(name)}", _said([telling.how for telling in same]))
+        grid.add_row(f"  {safe(name)}", said([telling.how for telling in same]))
     grid.add_row("  at the same place", Text("how often it is higher at the same position, which needs no common zero"))
     return grid
-
-
-def _said(texts: list[str]) -> Text:
-    unique = list(dict.fromkeys(texts))
-    if len(unique) == 1:
-        return Text(safe(unique[0]))
-    who = {text: ", ".join(_letter(index) for index, each in enumerate(texts) if each == text) for text in unique}
-    return Text("\n".join(f"{letters}: {safe(text)}" for text, letters in who.items()))
-
-
-def _letter(index: int) -> str:
-    """A, B, ... Z, and numbers from there."""
-    return chr(ord("A") + index) if index < 26 else f"{index + 1}"

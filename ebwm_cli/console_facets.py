@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ebwm_cli.console_tables import GOOD, LABEL, QUIET, VALUE, Facts, render, table
+from ebwm_cli.console_tables import GOOD, LABEL, QUIET, VALUE, Facts, letter, render, said, table
 from ebwm_cli.console_text import duration, number, safe
 from ebwm_cli.run.report_facets import FacetsReport, FacetsRow, Measured
 
@@ -33,7 +33,7 @@ def _facets(report: FacetsReport) -> RenderableType:
     facts.add("windows", f"{report.windows:,}", f"{report.stride:,} predictions each")
     for index, row in enumerate(report.rows):
         judged_by = f"judges by {row.score}" if row.score else "judges nothing"
-        facts.add(_letter(index), Text(safe(row.kind), VALUE), f"{safe(row.checkpoint)}, {safe(judged_by)}")
+        facts.add(letter(index), Text(safe(row.kind), VALUE), f"{safe(row.checkpoint)}, {safe(judged_by)}")
     tables = [
         part
         for first in range(0, len(report.rows), COLUMNS)
@@ -47,7 +47,7 @@ def _facets(report: FacetsReport) -> RenderableType:
 
 def _numbers(rows: list[FacetsRow], first: int) -> Table:
     """A column per checkpoint, the first of them number `first`."""
-    made = table("a prediction", *[_letter(first + index) for index in range(len(rows))])
+    made = table("a prediction", *[letter(first + index) for index in range(len(rows))])
     made.columns[0].justify = "left"
     for facet, label, field in LINES:
         if facet:
@@ -81,20 +81,7 @@ def _how(report: FacetsReport) -> Table:
     grid.add_column(style=LABEL, max_width=18)
     grid.add_column(style=QUIET, overflow="fold")
     for _, label, field in LINES:
-        grid.add_row(label, _said([getattr(row, field).how for row in report.rows]))
+        grid.add_row(label, said([getattr(row, field).how for row in report.rows]))
         if field == LOSSES_AFTER:
-            grid.add_row("loss by steps", _said([row.by_steps_how for row in report.rows]))
+            grid.add_row("loss by steps", said([row.by_steps_how for row in report.rows]))
     return grid
-
-
-def _said(texts: list[str]) -> Text:
-    unique = list(dict.fromkeys(texts))
-    if len(unique) == 1:
-        return Text(safe(unique[0]))
-    who = {text: ", ".join(_letter(index) for index, each in enumerate(texts) if each == text) for text in unique}
-    return Text("\n".join(f"{letters}: {safe(text)}" for text, letters in who.items()))
-
-
-def _letter(index: int) -> str:
-    """A, B, ... Z, and numbers from there."""
-    return chr(ord("A") + index) if index < 26 else f"{index + 1}"

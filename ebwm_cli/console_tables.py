@@ -185,3 +185,17 @@ def _train(report: TrainReport) -> RenderableType:
     facts.add("parameters", count(report.params), f"{count(report.flops_per_step)}FLOP per step")
     facts.add("model", safe(report.checkpoint))
     return facts.panel("trained", next_command("ebwm eval", "ebwm think --steps 16"), style=GOOD)
+
+
+def said(texts: list[str]) -> Text:
+    """One text for every checkpoint, in order; what is the same of several is said once, with their letters."""
+    unique = list(dict.fromkeys(texts))
+    if len(unique) == 1:
+        return Text(safe(unique[0]))
+    who = {text: ", ".join(letter(index) for index, each in enumerate(texts) if each == text) for text in unique}
+    return Text("\n".join(f"{letters}: {safe(text)}" for text, letters in who.items()))
+
+
+def letter(index: int) -> str:
+    """A, B, ... Z, and numbers from there."""
+    return chr(ord("A") + index) if index < 26 else f"{index + 1}"

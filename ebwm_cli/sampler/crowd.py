@@ -32,7 +32,7 @@ class Crowd:
 
     def of(self, values: Tensor) -> Tensor:
         """Values (B, T', ...) of those who move."""
-        return values if self.index is None else values.flatten(0, 1)[self.index][None]
+        return values if self.index is None else some(values, self.index)
 
     def spread(self, values: Tensor, onto: Tensor) -> Tensor:
         """`onto` (B, T', ...) with the values of those who move put in."""
