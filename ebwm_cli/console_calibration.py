@@ -103,7 +103,8 @@ def _apart(report: CalibrationReport, row: CalibrationRow, index: int) -> Table:
 
 def _told(measured: Measured, best: float | None = None) -> Text:
     good = best is not None and measured.value == best and best > CHANCE
-    return Text(number(measured.value), f"bold {GOOD}" if good else QUIET if measured.value is None else "")
+    words = number(None) if measured.value is None else f"{measured.value:.3f}"
+    return Text(words, f"bold {GOOD}" if good else QUIET if measured.value is None else "")
 
 
 def _known(measured: Measured) -> float:

@@ -35,7 +35,7 @@ NOISES = (0.3, 0.1)
 SCORE, BARE, PREDICTION, DOUBT, OWN_DOUBT, REFERENCE = (
     "score", "score_without_anchor", "prediction", "doubt", "candidate_doubt", "reference",
 )  # fmt: skip
-OTHER, SHUFFLED, TWO_AHEAD = "other", "shuffled", "two_ahead"
+OTHER, SHUFFLED, PAST, TWO_AHEAD = "other", "shuffled", "past_shuffled", "two_ahead"
 UNDEFINED = "undefined: one of them is the same everywhere"
 
 
@@ -85,11 +85,12 @@ def measure_calibration(
 
 def false_states(space: StateSpace, pairs: Pairs) -> list[FalseStates]:
     """What true next states are told from, in the order they are shown."""
-    shuffled = "true next states after contexts whose order is another, all states but the last having been shuffled"
+    shuffled = "true next states after contexts whose order is another, at the last position of each window:"
     two_ahead = "states two steps ahead where they differ, none at the last position of a window, after which it ends"
     return [
         FalseStates(key=OTHER, name="other", how=f"next states from {origin(pairs)} where they differ"),
-        FalseStates(key=SHUFFLED, name="shuffled", how=f"{shuffled}, at the last position of each window"),
+        FalseStates(key=SHUFFLED, name="order", how=f"{shuffled} all states were shuffled"),
+        FalseStates(key=PAST, name="past", how=f"{shuffled} all states but the last were shuffled"),
         FalseStates(key=TWO_AHEAD, name="2 ahead", how=two_ahead),
         *[FalseStates(key=_near(share), name=f"{share:.0%} off", how=space.near_miss_words(share)) for share in NOISES],
     ]
@@ -167,7 +168,8 @@ def _look(loaded: LoadedWorld, held_out: HeldOut, pairs: Pairs, baseline: Baseli
     """Predict every window as `predict_windows` does with the same seed, and hold true next states against false."""
     world, space, think = loaded.world, loaded.space, loaded.recipe.think
     teller, rng = _Teller(loaded, baseline), torch.Generator().manual_seed(seed)
-    orders = shuffled_orders(len(pairs.starts), loaded.spec.context, seed)
+    many, length = len(pairs.starts), loaded.spec.context
+    orders = {SHUFFLED: shuffled_orders(many, length, seed), PAST: shuffled_orders(many, length, seed, kept=1)}
     columns: list[list[Tensor]] = [[], [], [], []]
     told = {each.key: _Told() for each in false_states(space, pairs)}
     done = 0
@@ -187,11 +189,12 @@ def _look(loaded: LoadedWorld, held_out: HeldOut, pairs: Pairs, baseline: Baseli
         true = tell(space.certain(truth))
         for key, candidate, where in _candidates(space, states, others, partial(step_generator, seed, number)):
             told[key].add(tell(candidate), true, where)
-        order = torch.from_numpy(orders[done : done + len(states)]).to(states.device)
+        right = _tell_last(teller, context, truth, step_generator(seed, number))
+        for key, order in orders.items():
+            shuffled = shuffle(context, torch.from_numpy(order[done : done + len(states)]).to(states.device))
+            false = _tell_last(teller, shuffled, truth, step_generator(seed, number))
+            told[key].add(false, right, differ(shuffled, context).any(1, keepdim=True))
         done += len(states)
-        shuffled = shuffle(context, order)
-        false, right = (_tell_last(teller, each, truth, step_generator(seed, number)) for each in (shuffled, context))
-        told[SHUFFLED].add(false, right, differ(shuffled, context).any(1, keepdim=True))
     tables = [_joined(column) for column in columns]
     return _Found(*tables, told={key: each.pairs() for key, each in told.items()})
 
@@ -218,10 +221,11 @@ def _tell_last(teller: _Teller, context: Tensor, truth: Tensor, rng: torch.Gener
     return teller(teller.loaded.space.certain(truth[:, -1:]), memory, prediction.state, context[:, -1:])
 
 
-def shuffled_orders(windows: int, context: int, seed: int) -> np.ndarray:
-    """For each window an order (W, C) int64 of its observed states, in which the last one keeps its place."""
+def shuffled_orders(windows: int, context: int, seed: int, kept: int = 0) -> np.ndarray:
+    """For each window an order (W, C) int64 of its observed states, in which the last `kept` keep their places."""
     orders = np.tile(np.arange(context), (windows, 1))
-    orders[:, :-1] = np.random.default_rng(seed).permuted(orders[:, :-1], axis=1)
+    free = orders[:, : context - kept]
+    free[:] = np.random.default_rng(seed).permuted(free, axis=1)
     return orders
 
 
