@@ -32,8 +32,8 @@ from ebwm_cli.world.update import step_generator
 
 NOISES = (0.3, 0.1)
 """How wrong near misses are, as `StateSpace.near_miss` has it."""
-SCORE, BARE, PREDICTION, DOUBT, OWN_DOUBT, REFERENCE = (
-    "score", "score_without_anchor", "prediction", "doubt", "candidate_doubt", "reference",
+SCORE, ABOVE, BARE, PREDICTION, DOUBT, OWN_DOUBT, REFERENCE = (
+    "score", "score_above", "score_without_anchor", "prediction", "doubt", "candidate_doubt", "reference",
 )  # fmt: skip
 OTHER, SHUFFLED, PAST, TWO_AHEAD = "other", "shuffled", "past_shuffled", "two_ahead"
 UNDEFINED = "undefined: one of them is the same everywhere"
@@ -154,6 +154,7 @@ class _Teller:
         numbers = {}
         if judge is not None:
             numbers[SCORE] = judge.judge(candidate, memory)
+            numbers[ABOVE] = numbers[SCORE] - judge.judge(prediction, memory)
             numbers[BARE] = judge.judge(candidate, memory, candidate)
         return numbers | {
             PREDICTION: space.divergence(candidate, prediction),
@@ -266,6 +267,7 @@ def _ways(loaded: LoadedWorld, reference: str) -> list[tuple[str, str, str, str]
     anchored = f"the start is the state space's own, and an anchor, where there is one, adds {pull}"
     return [
         (SCORE, score, f"total {score} of a candidate", anchored),
+        (ABOVE, "above the prediction's", f"{score} of a candidate less that of the model's own prediction", ""),
         (BARE, "without its anchor", f"{score} of a candidate that is its own start, so that no anchor adds to it", ""),
         (PREDICTION, "distance from prediction", apart, ""),
         (DOUBT, space.doubt_name, f"{space.doubt_name}, which sees no candidate", ""),
