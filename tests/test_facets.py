@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from ebwm_cli.cli import run
 from ebwm_cli.commands import evaluate
-from ebwm_cli.commands import facets as command
 from ebwm_cli.commands.facets import facets
 from ebwm_cli.console import render
 from ebwm_cli.data.store import PreparedSet, open_set
@@ -168,7 +167,6 @@ def test_losses_by_steps_are_those_of_eval(home: Path) -> None:
     losses = {each.steps: each.loss for each in row.by_steps}
     assert {each.steps: each.loss for each in whole.by_steps} == {steps: losses[steps] for steps in (1, 4)}
     assert row.error_spearman.value == whole.energy_error_spearman
-    assert command.PREDICTIONS == evaluate.PREDICTIONS
 
 
 def test_a_report_is_a_function_of_the_seed_not_of_the_batches(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

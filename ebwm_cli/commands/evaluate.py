@@ -25,6 +25,7 @@ from ebwm_cli.run.comparison import Contender, Known, compare, contend, differen
 from ebwm_cli.run.device import set_threads
 from ebwm_cli.run.held_out import held_out_set
 from ebwm_cli.run.held_out_loss import references_of
+from ebwm_cli.run.judging import PREDICTIONS, windows_in_words, write_report
 from ebwm_cli.run.measure import (
     Floats,
     HeldOut,
@@ -41,14 +42,12 @@ from ebwm_cli.run.measure import (
 from ebwm_cli.run.outputs import folder_beside, shown
 from ebwm_cli.run.questions import Question, ask, read_questions
 from ebwm_cli.run.report import EvalReport, Notice, ReferenceRow, Report, RolloutRow, SamplesRow, StepsRow, StopRow
-from ebwm_cli.run.safe_write import replace_file
 from ebwm_cli.run.statistics import partial_spearman, spearman
 from ebwm_cli.run.thinking import thinking_as
 from ebwm_cli.world.build import cost, thinking_flops
 
 ROLLOUT = 4
-PREDICTIONS = 32_768
-"""Predictions that a held-out loss is the mean of, at most, where nothing else is asked for."""
+"""The longest horizon, where nothing else is asked for."""
 
 
 def evaluate(
@@ -90,15 +89,14 @@ def evaluate(
     references = references_of(loaded.space, prepared.split("train"))
     wanted = (ROLLOUT if references.copying else 0) if rollout is None else rollout
     horizon = min(wanted, context // 2)
-    every, most = windows.windows(context, stride), most_windows or max(1, PREDICTIONS // stride)
-    starts = spread(every, most)
-    some = f", evenly spread over {len(every):,}" if len(starts) < len(every) else ""
-    yield Notice(notice=f"{len(starts):,} {split} windows of {shown(prepared.path)}{some}, {stride} predictions each")
+    most = most_windows or max(1, PREDICTIONS // stride)
+    held_out, ahead = HeldOut(windows, stride, most), HeldOut(windows, context, most)
+    starts = spread(windows.windows(context, stride), most)
+    yield Notice(notice=f"{windows_in_words(prepared, held_out, context)}, {stride} predictions each")
     if horizon < wanted:
         yield Notice(notice=f"rolling out {horizon} states, half the context of {loaded.spec.context}")
 
     think = loaded.recipe.think
-    held_out, ahead = HeldOut(windows, stride, most), HeldOut(windows, context, most)
     if loaded.world.score is None:
         yield Notice(notice="it predicts in one pass: there are no steps and no samples to compare")
         steps = samples = ()
@@ -300,4 +298,4 @@ def _write(folder: Path, report: EvalReport) -> None:
         draw_curves(folder / "by_steps.png", "Thinking longer", [loss, score], "steps", log2=True)
     if report.comparison:
         draw_comparison(folder / "comparison.png", report.comparison)
-    replace_file(folder / "report.json", report.model_dump_json(indent=2).encode() + b"\n")
+    write_report(folder, "report.json", report)

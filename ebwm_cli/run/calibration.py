@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebwm_cli.model.state_space import Reference, StateSpace
+from ebwm_cli.model.state_space import StateSpace
 from ebwm_cli.run.checkpoint import LoadedWorld
+from ebwm_cli.run.judging import Baseline
 from ebwm_cli.run.measure import Floats, HeldOut
 from ebwm_cli.run.outputs import shown
 from ebwm_cli.run.pairs import NO_SCORE, Pairs, counted, defined, differ, origin, paired_batches, positions
@@ -37,14 +38,6 @@ SCORE, ABOVE, BARE, PREDICTION, DOUBT, OWN_DOUBT, REFERENCE = (
 )  # fmt: skip
 OTHER, SHUFFLED, PAST, TWO_AHEAD = "other", "shuffled", "past_shuffled", "two_ahead"
 UNDEFINED = "undefined: one of them is the same everywhere"
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """The predictor to beat that needs no network."""
-
-    name: str
-    predictor: Reference
 
 
 def measure_calibration(
