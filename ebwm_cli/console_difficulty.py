@@ -13,6 +13,9 @@ from ebwm_cli.console_tables import BAD, GOOD, LABEL, QUIET, VALUE, Facts, rende
 from ebwm_cli.console_text import change, duration, number, safe
 from ebwm_cli.run.report_difficulty import DifficultyReport, DifficultyRow
 
+DROPS = {"own": "its own drop so far", "typical": "the typical drop in training"}
+"""What a step's share is taken of, in words."""
+
 
 @render.register
 def _difficulty(report: DifficultyReport) -> RenderableType:
@@ -67,12 +70,14 @@ def _change(row: DifficultyRow) -> Text:
 
 
 def _correlations(report: DifficultyReport) -> Table:
-    names = ["steps used"] if report.many is not None else []
-    made = table("rank correlation with difficulty", *names, "error", "reference's")
+    names = ["steps"] if report.many is not None else []
+    last = ["steps and error"] if names else []
+    made = table("correlation with difficulty", *names, "error", "reference", *last)
     made.columns[0].justify = "left"
     for group in report.groups:
         steps = [group.steps_spearman] if names else []
-        values = [*steps, group.error_spearman, group.reference_spearman]
+        own = [group.steps_error_spearman] if names else []
+        values = [*steps, group.error_spearman, group.reference_spearman, *own]
         made.add_row(
             Text(f"{safe(group.group)}, {group.positions:,} positions"),
             *[Text(number(value), VALUE if value is not None else QUIET) for value in values],
@@ -83,11 +88,19 @@ def _correlations(report: DifficultyReport) -> Table:
 def _how(report: DifficultyReport) -> RenderableType:
     if report.many is None:
         return Text("number: predictions of the class; losses: their means", QUIET)
+    many = f"{report.many} step{'' if report.many == 1 else 's'}"
     text = (
         "number: predictions of the class; losses: their means, when so many steps are spent\n"
         f"change: from {report.few} to {report.many} steps; in brackets where its 95 % interval over windows holds 0, "
         "or windows are too few for one\n"
         f"used, and the loss beside it: each position stops once a step lowers its {safe(report.score or '')} by less "
-        f"than {report.tolerance:g} of the drop, after at most {report.budget} steps"
+        f"than {report.tolerance:g} of {DROPS.get(report.drop or '', 'the drop')}, {_times(report.patience)}after at "
+        f"most {report.budget} steps\n"
+        "correlation: of ranks; of the steps used, of the same predictions' error, and of the reference's\n"
+        f"steps and error: of the steps used with the model's own error at {many}, whatever the labels say"
     )
     return Text(text, QUIET)
+
+
+def _times(patience: int | None) -> str:
+    return f"{patience} times in a row, " if (patience or 1) > 1 else ""

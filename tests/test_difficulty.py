@@ -269,6 +269,7 @@ def test_correlations_are_within_groups_by_rank_not_by_label(home: Path) -> None
         assert groups[name].steps_spearman == pytest.approx(1)
         assert groups[name].error_spearman == pytest.approx(-1)
         assert groups[name].reference_spearman is None  # the same everywhere
+        assert groups[name].steps_error_spearman == pytest.approx(-1)  # with the error at most steps
 
 
 def test_a_class_that_is_nowhere_has_no_numbers(home: Path) -> None:
@@ -385,7 +386,7 @@ def long_report(thinks: bool = True) -> DifficultyReport:
     groups = [
         DifficultyGroup(
             group=name, positions=24690, steps_spearman=-0.1234 if thinks else None, error_spearman=0.4321,
-            reference_spearman=None,
+            reference_spearman=None, steps_error_spearman=0.5678 if thinks else None,
         )
         for name in ("sum", "sort")
     ]  # fmt: skip
@@ -393,7 +394,8 @@ def long_report(thinks: bool = True) -> DifficultyReport:
         checkpoint="runs/a/model.safetensors", kind="ebt", score="denoising error" if thinks else None,
         data="data/sums", split="test", labels="digits", windows=256, stride=128, labelled=49380,
         reference="copying the last", few=2 if thinks else None, many=16 if thinks else None,
-        budget=16 if thinks else None, tolerance=0.01 if thinks else None, rows=rows, groups=groups, seconds=1.0,
+        budget=16 if thinks else None, tolerance=0.01 if thinks else None,
+        drop="typical" if thinks else None, patience=2 if thinks else None, rows=rows, groups=groups, seconds=1.0,
         files=["runs/a/eval/difficulty.json"],
     )  # fmt: skip
 
@@ -411,6 +413,8 @@ def test_the_table_fits_and_hides_no_number(width: int, thinks: bool) -> None:
         assert first[2:] == ["12,345", *["12.3456"] * 3, "−12.3", "%", "12.5", "12.3456"]
         assert second[6:8] == ["(−3.1", "%)"]
         assert "−0.1234" in text or "-0.1234" in text
+        assert "0.5678" in text
+        assert "of the typical drop in training, 2 times in a row, after at most 16 steps" in " ".join(text.split())
     else:
         assert first[2:] == ["12,345", "12.3456", "12.3456"]
         assert "used" not in text

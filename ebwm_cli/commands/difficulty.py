@@ -57,7 +57,7 @@ def difficulty(
         yield Notice(notice="it predicts in one pass: there are no steps to compare")
     reference = reference_errors(loaded, held_out, asked.baseline.predictor)
     measured = measure(loaded, held_out, by_steps, seed)
-    thinks = measured.many is not None
+    thinks, think = measured.many is not None, loaded.recipe.think
     report = DifficultyReport(
         checkpoint=str(shown(loaded.path)),
         kind=loaded.recipe.model.kind,
@@ -72,7 +72,9 @@ def difficulty(
         few=measured.few,
         many=measured.many,
         budget=BUDGET if thinks else None,
-        tolerance=loaded.recipe.think.tolerance if thinks else None,
+        tolerance=think.tolerance if thinks else None,
+        drop=think.drop if thinks else None,
+        patience=think.patience if thinks else None,
         rows=rows_of(prepared.labels, labels, measured, reference, seed),
         groups=groups_of(prepared.labels, labels, measured, reference),
         seconds=time.perf_counter() - began,

@@ -165,7 +165,10 @@ def groups_of(classes: Labels, labels: Ints, measured: Measurement, reference: F
             ranks[labels == each.label] = rank
         members = ranks >= 0
         hard = ranks[members]  # (N,)
-        steps = spearman(measured.free.steps_used[members], hard) if measured.by_steps else math.nan
+        steps = own = math.nan
+        if measured.many is not None:
+            used = measured.free.steps_used[members]
+            steps, own = spearman(used, hard), spearman(used, measured.by_steps[measured.many][members])
         found.append(
             DifficultyGroup(
                 group=name,
@@ -173,6 +176,7 @@ def groups_of(classes: Labels, labels: Ints, measured: Measurement, reference: F
                 steps_spearman=_defined(steps),
                 error_spearman=_defined(spearman(measured.free.errors[members], hard)),
                 reference_spearman=_defined(spearman(reference[members], hard)),
+                steps_error_spearman=_defined(own),
             )
         )
     return found

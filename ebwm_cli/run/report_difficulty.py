@@ -44,6 +44,9 @@ class DifficultyGroup(Report):
     """Rank correlation of the error of the same predictions with difficulty; of one pass, of its error."""
     reference_spearman: float | None
     """Rank correlation of the reference's error with difficulty."""
+    steps_error_spearman: float | None
+    """Rank correlation of the steps used with the model's own error when the most steps are spent: whether it thinks
+    longer where it is wrong, whatever the labels say."""
 
 
 class DifficultyReport(Report):
@@ -71,7 +74,11 @@ class DifficultyReport(Report):
     budget: int | None
     """Steps that a prediction which stops by its score may use at most."""
     tolerance: float | None
-    """It stops once a step lowers the score by less than this fraction of the whole drop."""
+    """It stops once a step lowers the score by less than this fraction of `drop`."""
+    drop: str | None
+    """`own`, its whole drop so far; `typical`, the mean drop in training."""
+    patience: int | None
+    """Steps in a row that must be so."""
     rows: list[DifficultyRow]
     """By group, the easiest first."""
     groups: list[DifficultyGroup]
