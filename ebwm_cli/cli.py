@@ -77,7 +77,10 @@ def train(
     recipe = load_recipe(name or default_recipe(data), changes if seed is None else [*changes, f"seed={seed}"])
     parts_of(recipe.train, gpus or 1)  # what can't be dealt out is refused before anything is loaded
     if plan:
-        show(_plan(recipe, data, device), View("document" if json else "", quiet, waiting="measuring a few steps"))
+        show(
+            _plan(recipe, data, device, gpus or 1),
+            View("document" if json else "", quiet, waiting="measuring a few steps"),
+        )
         return
     if gpus and _trained_together(ctx.obj, gpus, device):
         return
@@ -192,10 +195,10 @@ def _think(checkpoint: Path | None, prompt: str | None, **options: Any) -> Itera
         yield from generate.continue_text(checkpoint, prompt, **options)
 
 
-def _plan(recipe: Recipe, data: Path | None, device: str) -> Iterator[Report]:
+def _plan(recipe: Recipe, data: Path | None, device: str, gpus: int) -> Iterator[Report]:
     from ebwm_cli.commands import train as command
 
-    yield command.plan(recipe, data, device=device)
+    yield command.plan(recipe, data, device=device, gpus=gpus)
 
 
 def _scale(study: Study, plan: bool, *, flops_per_second: float | None, **options: Any) -> Iterator[Report]:

@@ -160,7 +160,7 @@ def _plan(report: PlanReport) -> RenderableType:
     facts.add("thinking", f"{count(report.flops_per_state)}FLOP", "per predicted state, context cached")
     if report.matched:
         facts.add("matched", safe(report.matched))
-    facts.add("memory", size(report.memory_bytes))
+    facts.add("memory", size(report.memory_bytes), f"on each of {report.devices} devices" if report.devices > 1 else "")
     facts.add("disk", size(report.disk_bytes), "checkpoints kept")
     facts.add("windows", "–" if report.windows is None else f"{report.windows:,}", "to train on")
     unknown = "not known without a prepared set"
@@ -168,6 +168,8 @@ def _plan(report: PlanReport) -> RenderableType:
         facts.add("time", "–", unknown)
     else:
         told = "of updating, then training ends" if report.deadline else "from a few measured steps"
+        if report.devices > 1 and not report.deadline:
+            told += " of one device's share, without what they say to each other"
         facts.add("time", f"about {duration(report.seconds_estimate)}", told)
     return facts.panel(f"plan · {report.recipe} · nothing was written")
 

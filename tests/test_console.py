@@ -28,8 +28,8 @@ PREPARED = reports.PrepareReport(
 )  # fmt: skip
 PLAN = reports.PlanReport(
     recipe="video_ebt_4xs", kind="ebt", params=412345, params_non_embedding=396000, flops_per_step=3.2e9,
-    flops_total=1.3e13, flops_per_state=3.2e7, memory_bytes=123456789, disk_bytes=23456789, steps=4000, windows=None,
-    seconds_estimate=None,
+    flops_total=1.3e13, flops_per_state=3.2e7, devices=2, memory_bytes=123456789, disk_bytes=23456789, steps=4000,
+    windows=None, seconds_estimate=None,
 )  # fmt: skip
 HELD_OUT = reports.ValidationLine(
     step=20, val_loss=0.15, perplexity=None, reference="copying the last", reference_loss=0.2, energy_start=1.0,

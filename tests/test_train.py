@@ -291,6 +291,16 @@ def _split(data):
     return open_set(data).split("train")
 
 
+def test_a_plan_for_several_devices_is_that_of_a_share(data):
+    whole, half = (plan(short_recipe(), data, device="cpu", gpus=gpus) for gpus in (1, 2))
+    share = plan(short_recipe(batch_size=short_recipe().train.batch_size // 2), data, device="cpu")
+    assert half.memory_bytes == share.memory_bytes < whole.memory_bytes
+    assert half.flops_total == whole.flops_total
+    assert (whole.devices, half.devices) == (1, 2)
+    with pytest.raises(RecipeError):
+        plan(short_recipe(), data, gpus=3)
+
+
 def test_a_plan_foresees_the_disk_a_run_takes(data, tmp_path):
     foreseen = plan(short_recipe(ema=0.9), data).disk_bytes
     finish(short_recipe(ema=0.9), data, tmp_path / "run")

@@ -24,7 +24,7 @@ from ebwm_cli.run.device import free_memory, resolve_device, set_threads
 from ebwm_cli.run.distributed import ALONE, Ranks, joined
 from ebwm_cli.run.folder import RUNS, RunFolder, choose_folder
 from ebwm_cli.run.keeper import Keeper
-from ebwm_cli.run.launch import place_of
+from ebwm_cli.run.launch import parts_of, place_of
 from ebwm_cli.run.measure import perplexity
 from ebwm_cli.run.metrics import MetricsWriter
 from ebwm_cli.run.report import Notice, PlanReport, Report, TrainReport, ValidationLine
@@ -180,10 +180,11 @@ def _report(trainer: Trainer, folder: RunFolder) -> TrainReport:
     )
 
 
-def plan(recipe: Recipe, data: Path | None = None, *, device: str = "auto") -> PlanReport:
+def plan(recipe: Recipe, data: Path | None = None, *, device: str = "auto", gpus: int = 1) -> PlanReport:
     """What training `recipe` would take; writes nothing. Without a set, the recipe must say what a state is.
 
-    Time is measured on the set where there is one and the training fits in memory.
+    Time is measured on the set where there is one and the training fits in memory. Memory and time are those of one of
+    `gpus` devices with its share of a batch; what they say to each other is not counted.
     """
     set_threads()
     where = resolve_device(device)
@@ -192,9 +193,12 @@ def plan(recipe: Recipe, data: Path | None = None, *, device: str = "auto") -> P
     recipe = matched(recipe, held)
     spec = recipe.state_spec(held)
     spent, train = cost(recipe, spec), recipe.train
+    dealt = {"batch_size": train.batch_size // gpus, "accumulate": parts_of(train, gpus) // gpus}
+    share = recipe.model_copy(update={"train": train.model_copy(update=dealt)})
+    memory = cost(share, spec).memory_bytes
     trainer = None
-    if prepared and spent.memory_bytes < (free_memory(where) or 0):
-        trainer = Trainer(recipe, prepared, where)
+    if prepared and memory < (free_memory(where) or 0):
+        trainer = Trainer(share, prepared, where)
     checkpoint = 4 * spent.params * (4 if train.ema else 3)
     by_clock = recipe.model.match is not None and recipe.model.match.seconds is not None
     pace = seconds_per_update(trainer) if trainer else None
@@ -208,7 +212,8 @@ def plan(recipe: Recipe, data: Path | None = None, *, device: str = "auto") -> P
         flops_per_step=spent.flops_per_step,
         flops_total=spent.flops_per_step * steps,
         flops_per_state=spent.flops_per_state,
-        memory_bytes=spent.memory_bytes,
+        devices=gpus,
+        memory_bytes=memory,
         disk_bytes=checkpoint * (train.keep + 2) + 4 * spent.params,  # the best, and the one being written
         steps=steps,
         windows=len(prepared.split("train").windows(spec.context)) if prepared else None,

@@ -126,7 +126,7 @@ class ThinkSection(Section):
     stop=still: when a move is shorter than this fraction of its first."""
     drop: Literal["own", "typical"] = "own"
     """stop=energy: of the position's own whole drop so far, or of the mean drop in training, the same for all: what
-    has farther to fall then thinks longer."""
+    has farther to fall then thinks longer. Energy models alone keep that mean; others go by their own."""
     patience: Count = 1
     """Steps in a row that must be so."""
     backtrack: bool = False

@@ -92,7 +92,9 @@ class PlanReport(Report):
     flops_total: float
     flops_per_state: float
     """Of thinking about one next state with the recipe's think section, context cached."""
+    devices: int
     memory_bytes: int
+    """Of each device."""
     disk_bytes: int
     steps: int
     windows: int | None
