@@ -77,10 +77,8 @@ def train(
     recipe = load_recipe(name or default_recipe(data), changes if seed is None else [*changes, f"seed={seed}"])
     parts_of(recipe.train, gpus or 1)  # what can't be dealt out is refused before anything is loaded
     if plan:
-        show(
-            _plan(recipe, data, device, gpus or 1),
-            View("document" if json else "", quiet, waiting="measuring a few steps"),
-        )
+        foreseen = _plan(recipe, data, device, gpus or 1)
+        show(foreseen, View("document" if json else "", quiet, waiting="measuring a few steps"))
         return
     if gpus and _trained_together(ctx.obj, gpus, device):
         return

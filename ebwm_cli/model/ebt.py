@@ -1,7 +1,7 @@
 """The energy-based transformer: E(x_1..x_t, y), one scalar per position (EBT, arXiv 2507.02092).
 
-energy_t = w . norm(trunk(y_t | x_1 .. x_t)) [- A h_t . y_t / sqrt(W), h_t = norm(trunk(x_1 .. x_t))]. It scores
-candidates and never moves them; what a state is, and how it was embedded, it does not know.
+energy_t = w . norm(trunk(y_t | x_1 .. x_t)) [- A h_t . y_t / sqrt(W)] [+ level(h_t)], h_t = norm(trunk(x_1 .. x_t)).
+It scores candidates and never moves them; what a state is, and how it was embedded, it does not know.
 """
 
 # B batch, T observed positions, T' candidate positions, W width
@@ -22,9 +22,10 @@ class EnergyTransformer(nn.Module):
 
     `step_conditioning`: `none`; `embedding`, a learned vector per landscape added to the candidate; `adaln`, a shift,
     scale and gate per landscape in every block. Either touches the candidate stream alone, so a Memory serves all
-    landscapes. `compatibility` adds the term in brackets: the context's own say, whose gradient is an output layer;
-    `turned` gives it the matrix A, for candidates that are embedded by the table observed states are. `squares` reads
-    the energy as |A h|^2 / 2 of the hidden state, which is never below 0.
+    landscapes. `compatibility` adds the first term in brackets: the context's own say, whose gradient is an output
+    layer; `turned` gives it the matrix A, for candidates that are embedded by the table observed states are. `squares`
+    reads the energy as |A h|^2 / 2 of the hidden state, which is never below 0. `levelled` is for what is added to the
+    energies of all candidates alike (`level_of`), the last term.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class EnergyTransformer(nn.Module):
         compatibility: bool = False,
         turned: bool = True,
         squares: bool = False,
+        levelled: bool = False,
     ) -> None:
         super().__init__()
         adaln = num_landscapes if step_conditioning == "adaln" else 0
@@ -50,6 +52,7 @@ class EnergyTransformer(nn.Module):
         self.compatibility = compatibility
         self.turn = nn.Linear(width, width, bias=False) if compatibility and turned else None
         initialise(self)
+        self.level = _level(width) if levelled else None
 
     def observe(self, observed: Tensor, memory: Memory | None = None) -> Memory:
         """Read observed states (B, T, W), embedded, after those in `memory`. What it says of each, `hidden`, is turned
@@ -78,14 +81,20 @@ class EnergyTransformer(nn.Module):
         with torch.autocast(hidden.device.type, enabled=False):  # energies stay fp32
             energy = self._read(hidden.to(self.head.weight.dtype))
             if self.compatibility:
-                if rows is not None:
-                    context = memory.hidden[rows, positions][None]
-                elif positions is not None:
-                    context = memory.hidden[:, positions]
-                else:
-                    context = memory.hidden[:, -candidate.shape[1] :]
+                context = said_before(memory, candidate.shape[1], positions, rows)
                 energy = energy - torch.linalg.vecdot(context.to(candidate), candidate) / math.sqrt(self.width)
         return energy
+
+    def level_of(
+        self, memory: Memory, count: int, positions: Tensor | None = None, rows: Tensor | None = None
+    ) -> Tensor | None:
+        """What is added to the energies of `count` candidates after the states that `energy` would place them after,
+        (B, T') or (1, n), fp32; None where nothing is. Only its own weights learn from it."""
+        if self.level is None:
+            return None
+        with torch.autocast(memory.hidden.device.type, enabled=False):
+            said = said_before(memory, count, positions, rows).detach()
+            return self.level(said.to(self.head.weight.dtype)).squeeze(-1)
 
     def _read(self, hidden: Tensor) -> Tensor:
         """(B, T', W) -> (B, T')."""
@@ -106,6 +115,22 @@ class EnergyTransformer(nn.Module):
         return self.trunk.propose(stream, memory, landscape, positions, rows=rows)
 
 
+def _level(width: int) -> nn.Module:
+    """A small network that says 0 so far, and takes no random number from what is made after it."""
+    small = max(width // 4, 1)
+    with torch.random.fork_rng(devices=[]):
+        level = nn.Sequential(nn.Linear(width, small), nn.SiLU(), nn.Linear(small, 1, bias=False))
+    nn.init.zeros_(level[-1].weight)  # type: ignore[arg-type]
+    return level
+
+
+def said_before(memory: Memory, count: int, positions: Tensor | None, rows: Tensor | None) -> Tensor:
+    """Hidden states (B, T', W) of the observed states that candidates follow, as `EnergyTransformer.energy` has it."""
+    if rows is not None:
+        return memory.hidden[rows, positions][None]
+    return memory.hidden[:, -count:] if positions is None else memory.hidden[:, positions]
+
+
 def initialise(network: EnergyTransformer) -> None:
     """All initial values, in one place.
 
@@ -116,6 +141,7 @@ def initialise(network: EnergyTransformer) -> None:
     | landscape embeddings | normal, std 0.02 |
     | adaLN modulations | 0: every landscape starts as the plain block |
     | energy head beside a compatibility term | 0: the context speaks first, and the trunk improves on it |
+    | last matrix of the level | 0: nothing is added |
     | the matrix A of that term | orthogonal: else a token's own embedding says that it comes again |
     """
     initialise_matrices(network)

@@ -137,6 +137,8 @@ class StateSpace(Protocol):
 
     numbers: int
     """How many numbers of a state its energy is summed over."""
+    alike: float
+    """An energy per number below which ideal ones are hardly told apart."""
     doubt_name: str
     """What `doubt` is, in words."""
 
@@ -161,6 +163,7 @@ class LatentSpace(nn.Module):
 
     in_nats = False
     unit = 1.0
+    alike = 0.02
     noise_shift = 1.0
     doubt_name = "size of the predicted move"
 

@@ -46,6 +46,7 @@ class TokenSpace(nn.Module):
 
     in_nats = True
     numbers = 1
+    alike = 1.0  # nat
     doubt_name = "entropy of the prediction"
 
     def __init__(

@@ -76,13 +76,17 @@ class EnergiesSection(Section):
     """Std of the Gaussian on those candidates, which lie between start and truth; in state units."""
     contrast: NonNegative = 0.0
     """The total energy of the truth against that of other windows' states, other times' and near misses (InfoNCE)."""
+    level: NonNegative = 0.0
+    """A term of the context alone is added to the energy, fitted so that the total energy of a prediction is its
+    expected half squared distance from the truth (tokens: cross-entropy). It moves no candidate, and what moves them
+    learns nothing from it: energies of different contexts get a common zero, and predictions stay what they are."""
     regularization: NonNegative = 0.0
     """Mean square of the energies of truth and prediction, per number of a state."""
 
     @property
     def any(self) -> bool:
         """Whether there is such a term."""
-        return bool(self.regression or self.contrast or self.regularization)
+        return bool(self.regression or self.contrast or self.regularization or self.level)
 
 
 class TableSection(Section):

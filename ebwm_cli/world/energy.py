@@ -270,9 +270,12 @@ class EnergyWorld(ObservingWorld):
         self, trunk: TrunkMemory, positions: Tensor | None = None, rows: Tensor | None = None
     ) -> list[EnergyFn]:
         """The sampler's view of the network, one energy function per landscape: points in, energies out."""
+        with torch.no_grad():  # found once, as no candidate changes it
+            level = self.network.level_of(trunk, trunk.length, positions, rows)
 
         def energy(point: Tensor, landscape: int) -> Tensor:
             with self._precision(point):
-                return self.network.energy(self.space.embed_candidate(point), trunk, landscape, positions, rows)
+                found = self.network.energy(self.space.embed_candidate(point), trunk, landscape, positions, rows)
+            return found if level is None else found + level[:, -found.shape[1] :]
 
         return [partial(energy, landscape=landscape) for landscape in range(self.network.num_landscapes)]

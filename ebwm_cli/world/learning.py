@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ebwm_cli.model.ebt import EnergyTransformer
 from ebwm_cli.model.state_space import gaussian
 from ebwm_cli.model.trunk import Memory as TrunkMemory
 from ebwm_cli.recipe.model import EbtSection
@@ -29,6 +30,7 @@ class Descending(Protocol):
 
     model: EbtSection
     space: Any  # a StateSpace
+    network: EnergyTransformer
 
     def landscapes(
         self, trunk: TrunkMemory, positions: Tensor | None = None, rows: Tensor | None = None
@@ -111,7 +113,10 @@ def learn(world: Descending, lesson: Lesson, running: RunningLoss, rng: torch.Ge
             energy = landscapes[-1](space.point(candidate))
             return anchored(energy, candidate, origin, step_size.detach(), rules.anchor, space)
 
-        terms = energy_terms(world.model.energies, space, total, origin=origin, target=target, final=final, rng=rng)
+        level = world.network.level_of(lesson.trunk, target.shape[1])
+        terms = energy_terms(
+            world.model.energies, space, total, level=level, origin=origin, target=target, final=final, rng=rng
+        )
         for term in terms:
             running.add(lesson.share * term)
     first = settled if lesson.free else trained

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ from ebwm_cli.commands.calibration import calibration
 from ebwm_cli.commands.evaluate import evaluate
 from ebwm_cli.recipe.load_study import changes_in_words, load_study
 from ebwm_cli.recipe.study import Study
+from ebwm_cli.run.processors import usable_cores
 from ebwm_cli.run.report import EvalReport
 from ebwm_cli.run.report_calibration import CalibrationReport
 
@@ -46,7 +51,7 @@ def jobs_of(study: Study, folder: Path, only: list[str]) -> dict[str, list[Job]]
     }
 
 
-def judged(run: Path, data: Path, split: str, windows: int | None) -> dict[str, Any]:
+def judged(run: Path, *, data: Path, split: str, windows: int | None) -> dict[str, Any]:
     """The numbers of one run, by the heads of the table; AUROCs by what is told from the truth."""
     shared: dict[str, Any] = {"data": data, "split": split, "most_windows": windows, "device": "cpu"}
     *_, found = evaluate(run, steps=STEPS, samples=(SAMPLES,), rollout=0, **shared)
@@ -91,13 +96,15 @@ def main() -> None:
     parser.add_argument("--windows", type=int)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a core each
     study = load_study(asked.study, asked.changes)
     folder = asked.out or Path("runs") / study.name
     jobs = jobs_of(study, folder, asked.only)
     train_all([job for each in jobs.values() for job in each], asked.data)
-    rows = {
-        name: [judged(job.out, asked.data, asked.split, asked.windows) for job in each] for name, each in jobs.items()
-    }
+    judge = partial(judged, data=asked.data, split=asked.split, windows=asked.windows)
+    with ProcessPoolExecutor(usable_cores(), multiprocessing.get_context("spawn")) as pool:
+        found = pool.map(judge, [job.out for each in jobs.values() for job in each])
+        rows = {name: [next(found) for _ in each] for name, each in jobs.items()}
     (folder / f"ablation-{asked.split}.json").write_text(json.dumps(rows, indent=2))
     print(markdown(rows))
 
