@@ -131,7 +131,10 @@ def test_rows_by_samples_choose_by_energy_average_and_pick_blindly(model: Path, 
 
 def test_a_rise_is_more_than_rounding() -> None:
     energies = torch.tensor([[[-8.0, -9.0, -8.5, -8.5 + 1e-6, -8.4]], [[1.0, 0.5, 0.2, 0.2, 0.2]]])
-    assert rises(energies).tolist() == [[2], [0]]
+    assert rises([energies]).tolist() == [[2], [0]]
+    assert rises([energies[:1], energies[1:, :, :3]]).tolist() == [[2], [0]]
+    assert rises([energies[1:] + 1e-6 * torch.arange(5)]).tolist() == [[0]]
+    assert rises([energies[1:] + torch.arange(5), 1e6 * energies]).tolist() == [[0], [2], [0]]  # near 0 beside that
 
 
 def test_rows_by_steps_tell_how_many_moves_raised_the_energy(model: Path, home: Path) -> None:
@@ -139,7 +142,7 @@ def test_rows_by_steps_tell_how_many_moves_raised_the_energy(model: Path, home: 
     think = loaded.recipe.think.model_copy(update={"steps": 12})
     run = loaded.world.predict(loaded.world.observe(windows[:, :-1]), think, torch.Generator().manual_seed(0))
     (row,) = measured(model, steps=[12]).by_steps
-    assert row.rises == pytest.approx(rises(run.energies).double().mean().item() / 12)
+    assert row.rises == pytest.approx(rises([run.energies]).mean() / 12)
     (row,) = measured(model, steps=[12], thinking={"backtrack": True}).by_steps
     assert row.rises == 0
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,7 +31,8 @@ from ebwm_cli.sampler.selection import lowest_energy, take
 
 Floats = NDArray[np.float64]
 ROUNDING = 2e-6
-"""Of an energy, what may be lost in summing it up in fp32: a rise of less is none."""
+"""Of the largest energy, what may be lost in summing one up in fp32: a rise of less is none. Of the largest, as a total
+near 0 may be the sum of terms that are not."""
 MOST_NATS = 700.0
 """exp of more is no float."""
 
@@ -53,12 +54,12 @@ class Scores:
     """Of the sample whose energy fell most."""
     steps_used: Floats
     """Of the sample that was kept."""
-    rises: Floats
-    """How many of those moves raised its score, rounding aside."""
     looks: Floats
     """Energies computed and differentiated, over all samples."""
     tries: Floats
     """Energies only computed."""
+    rises: Floats
+    """How many of the moves of the kept sample raised its score, rounding aside."""
     seconds: float
     """Per predicted state, observing included."""
 
@@ -77,7 +78,8 @@ def predict_windows(loaded: LoadedWorld, held_out: HeldOut, think: ThinkSection,
     """Predict `held_out`, on the device `loaded` is on."""
     world, space, stride = loaded.world, loaded.space, held_out.stride
     rng = torch.Generator().manual_seed(seed)
-    columns: list[list[Tensor]] = [[] for _ in range(10)]
+    columns: list[list[Tensor]] = [[] for _ in range(9)]
+    paths: list[Tensor] = []
     seconds = 0.0
     _warm_up(loaded, held_out, think)
     for states in held_out_batches(loaded, held_out, think.samples):
@@ -96,19 +98,21 @@ def predict_windows(loaded: LoadedWorld, held_out: HeldOut, think: ThinkSection,
             every.mean(-1),
             take(every, lowest_energy(-prediction.sample_gaps)),
             prediction.steps_used,
-            rises(prediction.energies),
             prediction.looks,
             prediction.tries,
         )
         for column, row in zip(columns, rows, strict=True):
             column.append(row.cpu())
+        paths.append(prediction.energies.cpu())
     tables = [torch.cat(column).double().numpy() for column in columns]
-    return Scores(*tables, seconds=seconds / max(tables[0].size, 1))
+    return Scores(*tables, rises=rises(paths), seconds=seconds / max(tables[0].size, 1))
 
 
-def rises(energies: Tensor) -> Tensor:
-    """How many moves raised a score (..., K+1) by more than rounding does, (...)."""
-    return (energies.diff(dim=-1) > ROUNDING * energies[..., :-1].abs()).sum(-1)
+def rises(paths: Sequence[Tensor]) -> Floats:
+    """How many moves raised a score, whose paths (B, S, K+1) may end early, by more than rounding does, (W, S)."""
+    known = [path[path.isfinite()].abs() for path in paths]
+    largest = max((each.max().item() for each in known if each.numel()), default=0.0)
+    return torch.cat([(path.diff(dim=-1) > ROUNDING * largest).sum(-1) for path in paths]).double().numpy()
 
 
 def reference_errors(loaded: LoadedWorld, held_out: HeldOut, reference: Reference) -> Floats:

@@ -16,7 +16,7 @@ from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.run.report_think import ThinkReport
 from ebwm_cli.run.words import number, safe
 
-ROUNDING = 1e-6
+ROUNDING = 5e-6
 """Changes of an energy smaller than this part of it are its last digits."""
 KEPT = {"energy": "lowest kept", "gap": "largest fall kept", "mean": "their mean kept", "random": "any one kept"}
 """What became of several starts, by `think.select`."""
