@@ -17,7 +17,7 @@ from ebwm_cli.errors import UsageError
 if TYPE_CHECKING:
     from ebwm_cli.run.report import Report
 
-ALWAYS = {"checkpoint", "data", "windows", "thinking", "seed", "device", "json", "quiet", "verbose"}
+ALWAYS = {"checkpoint", "data", "split", "windows", "thinking", "seed", "device", "json", "quiet", "verbose"}
 BESIDE = {
     "--facets": ALWAYS | {"facets", "against"},
     "--calibration": ALWAYS | {"calibration", "against"},
@@ -25,12 +25,14 @@ BESIDE = {
 }
 """Parameters that mean something beside each."""
 STEPS, SAMPLES = ["1", "2", "4", "8", "16"], ["1", "4"]
+HELD_OUT = ("test", "val")
 
 
 def evaluate(
     ctx: typer.Context,
     checkpoint: Checkpoint = None,
     data: Data = None,
+    split: Annotated[str, typer.Option(help="test; or val, to choose by.")] = "test",
     steps: Annotated[list[str], typer.Option(help="Descent steps to compare: 1 2 4.")] = STEPS,
     samples: Annotated[list[str], typer.Option(help="Starts per state to compare: 1 4.")] = SAMPLES,
     rollout: Annotated[int | None, typer.Option(help="States to predict ahead. [default: 4; text: 0]", min=0)] = None,
@@ -53,7 +55,9 @@ def evaluate(
     if by not in (None, "difficulty"):
         raise UsageError(f"--by knows difficulty, not {by}", "ebwm eval --by difficulty")
     shared: dict[str, Any] = {"data": data, "thinking": key_values("--thinking", thinking), "seed": seed}
-    shared |= {"device": device, "most_windows": windows}
+    if split not in HELD_OUT:
+        raise UsageError(f"--split knows {' and '.join(HELD_OUT)}, not {split}", "ebwm eval --split val")
+    shared |= {"device": device, "most_windows": windows, "split": split}
     if facets or calibration:
         reports = _meaning(checkpoint, facets, against=against, **shared)
     elif by:

@@ -145,6 +145,7 @@ def test_the_tour_prepares_once_trains_evaluates_and_thinks(seen, tmp_path, monk
             "--interval 0.25",
         ),
         (["prepare", "video", "--src", "x", "--interval", "-1"], "--interval must be", "--interval 0.25"),
+        (["eval", "--split", "all"], "--split knows test and val, not all", "ebwm eval --split val"),
         (["eval", "extra"], "unexpected extra argument", "ebwm eval --help"),
     ],
 )
@@ -236,6 +237,10 @@ def test_eval_speaks_json(home, here, capsys):
     document = json.loads(told(capsys)[0])
     assert [row["steps"] for row in document["by_steps"]] == [1, 2]
     assert {"loss", "copy_last_loss", "mean_loss", "energy_error_spearman", "rollout", "params"} <= set(document)
+    assert run(["eval", *words, "--split", "val"]) == 0
+    other = json.loads(told(capsys)[0])
+    assert (document["split"], other["split"]) == ("test", "val")
+    assert other["loss"] != document["loss"]
 
 
 def test_think_takes_a_run_folder_and_defaults_to_the_latest(home, here, capsys):
