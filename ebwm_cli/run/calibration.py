@@ -140,14 +140,20 @@ class _Teller:
         world = self.loaded.world
         return world if isinstance(world, Judge) and world.score is not None else None
 
-    def __call__(self, candidate: Tensor, memory: Any, prediction: Tensor, last: Tensor) -> dict[str, Tensor]:
+    def bottom(self, prediction: Tensor, memory: Any) -> Tensor | None:
+        """The score (B, P) of the model's own `prediction` (B, P, D), where anything is judged."""
+        return None if self.judge is None else self.judge.judge(prediction, memory)
+
+    def __call__(
+        self, candidate: Tensor, memory: Any, prediction: Tensor, bottom: Tensor | None, last: Tensor
+    ) -> dict[str, Tensor]:
         """Numbers (B, P) of candidates (B, P, D), where `prediction` (B, P, D) is the model's own after `memory`, the
-        last states of which are `last` (B, P, ...)."""
+        last states of which are `last` (B, P, ...), and `bottom` its score."""
         space, judge = self.loaded.space, self.judge
         numbers = {}
-        if judge is not None:
+        if judge is not None and bottom is not None:
             numbers[SCORE] = judge.judge(candidate, memory)
-            numbers[ABOVE] = numbers[SCORE] - judge.judge(prediction, memory)
+            numbers[ABOVE] = numbers[SCORE] - bottom
             numbers[BARE] = judge.judge(candidate, memory, candidate)
         return numbers | {
             PREDICTION: space.divergence(candidate, prediction),
@@ -179,7 +185,8 @@ def _look(loaded: LoadedWorld, held_out: HeldOut, pairs: Pairs, baseline: Baseli
         )
         for column, row in zip(columns, rows, strict=True):
             column.append(row.cpu())
-        tell = partial(teller, memory=memory, prediction=prediction.state, last=context)
+        bottom = teller.bottom(prediction.state, memory)
+        tell = partial(teller, memory=memory, prediction=prediction.state, bottom=bottom, last=context)
         true = tell(space.certain(truth))
         for key, candidate, where in _candidates(space, states, others, partial(step_generator, seed, number)):
             told[key].add(tell(candidate), true, where)
@@ -212,7 +219,8 @@ def _tell_last(teller: _Teller, context: Tensor, truth: Tensor, rng: torch.Gener
     world = teller.loaded.world
     memory = world.observe(context)
     prediction = world.predict(memory, teller.loaded.recipe.think, rng, positions=1)
-    return teller(teller.loaded.space.certain(truth[:, -1:]), memory, prediction.state, context[:, -1:])
+    bottom = teller.bottom(prediction.state, memory)
+    return teller(teller.loaded.space.certain(truth[:, -1:]), memory, prediction.state, bottom, context[:, -1:])
 
 
 def shuffled_orders(windows: int, context: int, seed: int, kept: int = 0) -> np.ndarray:
