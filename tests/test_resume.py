@@ -9,7 +9,7 @@ from pathlib import Path
 import child
 import pytest
 from small_set import make_set
-from training import finish, leftovers, outcome, short_recipe
+from training import finish, leftovers, levelled, outcome, short_recipe
 
 from ebwm_cli.commands.train import train
 from ebwm_cli.errors import CheckpointError, DataError, EbwmError, Interrupted, RecipeError, StoppedAndSaved
@@ -89,8 +89,8 @@ def test_a_second_interrupt_leaves_at_once(data, tmp_path, monkeypatch):
     assert saved_steps(tmp_path / "run/checkpoints") == []
 
 
-def test_averaged_weights_and_accumulation_resume_to_the_same_bits(data, tmp_path, monkeypatch):
-    recipe = short_recipe(ema=0.8, accumulate=2, keep=1)
+def test_averaged_weights_accumulation_and_levels_resume_to_the_same_bits(data, tmp_path, monkeypatch):
+    recipe = levelled(short_recipe(ema=0.8, accumulate=2, keep=1))
     finish(recipe, data, tmp_path / "whole")
     stopped_run(25, signal.SIGTERM, recipe, data, tmp_path / "run", monkeypatch)  # two losses an update
     finish(recipe, data, tmp_path / "run")

@@ -160,7 +160,7 @@ def test_regression_is_nothing_where_energies_say_how_wrong_candidates_are(modal
     world, states = world_of("ebt", modality), windows(modality)
     space, target = world.space, states[:, 1:]
     origin = space.blank(target)
-    options = {"level": None, "origin": origin, "target": target, "final": origin, "rng": rng()}
+    options = {"origin": origin, "target": target, "final": origin, "rng": rng()}
     wanted = EnergiesSection(regression=2.0)
     assert sum(energy_terms(wanted, space, Bowl(space, target), **options)).item() == pytest.approx(0, abs=1e-10)
     off = sum(energy_terms(wanted, space, Bowl(space, target, extra=3.0), **options)).item()
@@ -173,7 +173,7 @@ def test_contrast_is_the_log_of_the_number_of_states_where_all_are_alike(modalit
     target = states[:, 1:]
     origin = world.space.blank(target)
     flat = lambda candidate: candidate.new_zeros(candidate.shape[:2])  # noqa: E731
-    options = {"level": None, "origin": origin, "target": target, "final": origin, "rng": rng()}
+    options = {"origin": origin, "target": target, "final": origin, "rng": rng()}
     (term,) = energy_terms(EnergiesSection(contrast=1.0), world.space, flat, **options)
     assert term.item() == pytest.approx(torch.tensor(4.0).log().item(), rel=1e-5)
     sharp = lambda candidate: 1e3 * world.space.ideal_energy(candidate, target)  # noqa: E731
@@ -203,48 +203,6 @@ def test_descending_on_regression_teaches_energies_their_meaning():
     true = world.judge(states[:, 1:], memory)
     far = world.judge(states[:, 1:].roll(1, 0), memory)
     assert (far > true).float().mean() > 0.9
-
-
-@pytest.mark.parametrize("modality", MODALITIES)
-def test_a_level_learns_by_itself_and_moves_nothing(modality):
-    """What it adds is the same for all candidates after a state, and nothing else learns from it."""
-    states = windows(modality)
-    plain, level = (world_of("ebt", modality, energies={"level": weight}, stirred=0.0) for weight in (0.0, 2.0))
-    (loss, alone), (more, beside) = gradients(plain, states), gradients(level, states)
-    assert more > loss
-    assert {name for name in beside if name not in alone and beside[name].any()} == {"network.level.2.weight"}
-    for name, grad in alone.items():
-        assert torch.equal(beside[name], grad), name
-    for parameter in level.network.level.parameters():
-        torch.nn.init.normal_(parameter, generator=rng(5))
-    known = [world.observe(states[:, :-1]) for world in (plain, level)]
-    added = level.network.level_of(known[1].kept, states.shape[1] - 1)
-    assert added.std() > 0.01
-    for stop in ("fixed", "energy"):
-        think = ThinkSection(steps=3, samples=2, stop=stop, tolerance=0.3)
-        one, two = (world.predict(memory, think, rng(1)) for world, memory in zip((plain, level), known, strict=True))
-        assert torch.allclose(one.sample_states, two.sample_states, atol=1e-6)
-        assert torch.allclose(one.energies + added[..., None], two.energies, atol=1e-4)
-        assert torch.equal(one.steps_used, two.steps_used)
-    truth = level.space.certain(states[:, 1:])
-    judged = [world.judge(truth, memory) for world, memory in zip((plain, level), known, strict=True)]
-    assert torch.allclose(judged[0] + added, judged[1], atol=1e-4)
-
-
-@pytest.mark.parametrize("modality", MODALITIES)
-def test_a_level_is_nothing_where_energies_are_errors_and_else_learns_the_difference(modality):
-    world, states = world_of("ebt", modality), windows(modality)
-    space, target = world.space, states[:, 1:]
-    level = torch.full(target.shape[:2], 7.0, requires_grad=True)
-    options = {"level": level, "origin": space.blank(target), "target": target, "final": space.blank(target)}
-    wanted = EnergiesSection(level=2.0)
-    (term,) = energy_terms(wanted, space, Bowl(space, target), rng=rng(), **options)
-    assert term.item() == pytest.approx(0, abs=1e-10)
-    (term,) = energy_terms(wanted, space, Bowl(space, target, extra=3.0), rng=rng(), **options)
-    scale = space.ideal_energy(space.blank(target), target) + space.numbers * space.alike
-    assert term.item() == pytest.approx((3.0 / scale).square().mean().item(), rel=1e-4)
-    (grad,) = torch.autograd.grad(term, level)
-    assert torch.allclose(grad, 6.0 / scale.square() / scale.numel(), rtol=1e-4)
 
 
 def test_squares_are_never_negative_and_refused_beside_compatibility():

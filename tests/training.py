@@ -31,6 +31,12 @@ def short_recipe(**changes: Any) -> Recipe:
     return small_recipe().model_copy(update={"train": TrainSection.model_validate({**settings, **changes})})
 
 
+def levelled(recipe: Recipe) -> Recipe:
+    """The same recipe, whose energies have a level."""
+    energies = recipe.model.energies.model_copy(update={"level": True})
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"energies": energies})})
+
+
 def finish(recipe: Recipe, data: Path, out: Path, **options: Any) -> tuple[TrainReport, list[Report]]:
     """Train to the end; the final report, and all of them."""
     reports = list(train(recipe, data, out, device="cpu", **options))

@@ -95,6 +95,11 @@ class Loader:
         states = _gather(self.states, self.starts, ids, self.context)
         return _batch(mix_windows(states, self.seed, step) if self.mix else states, ids)
 
+    def plain(self, most: int) -> Tensor:
+        """At most `most` of the windows (W, C+1, ...), evenly spread, unmixed, in the order of time."""
+        ids = spread(np.arange(self.windows), most)
+        return _batch(_gather(self.states, self.starts, ids, self.context), ids).states
+
     @staticmethod
     def sequential(
         split: Split,

@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from ebwm_cli.model.level import Level
 from ebwm_cli.model.trunk import Memory, Trunk, initialise_matrices
 
 
@@ -52,7 +53,7 @@ class EnergyTransformer(nn.Module):
         self.compatibility = compatibility
         self.turn = nn.Linear(width, width, bias=False) if compatibility and turned else None
         initialise(self)
-        self.level = _level(width) if levelled else None
+        self.level = Level(width) if levelled else None
 
     def observe(self, observed: Tensor, memory: Memory | None = None) -> Memory:
         """Read observed states (B, T, W), embedded, after those in `memory`. What it says of each, `hidden`, is turned
@@ -89,12 +90,11 @@ class EnergyTransformer(nn.Module):
         self, memory: Memory, count: int, positions: Tensor | None = None, rows: Tensor | None = None
     ) -> Tensor | None:
         """What is added to the energies of `count` candidates after the states that `energy` would place them after,
-        (B, T') or (1, n), fp32; None where nothing is. Only its own weights learn from it."""
+        (B, T') or (1, n), fp32; None where nothing is."""
         if self.level is None:
             return None
         with torch.autocast(memory.hidden.device.type, enabled=False):
-            said = said_before(memory, count, positions, rows).detach()
-            return self.level(said.to(self.head.weight.dtype)).squeeze(-1)
+            return self.level(said_before(memory, count, positions, rows).to(self.head.weight.dtype))
 
     def _read(self, hidden: Tensor) -> Tensor:
         """(B, T', W) -> (B, T')."""
@@ -115,15 +115,6 @@ class EnergyTransformer(nn.Module):
         return self.trunk.propose(stream, memory, landscape, positions, rows=rows)
 
 
-def _level(width: int) -> nn.Module:
-    """A small network that says 0 so far, and takes no random number from what is made after it."""
-    small = max(width // 4, 1)
-    with torch.random.fork_rng(devices=[]):
-        level = nn.Sequential(nn.Linear(width, small), nn.SiLU(), nn.Linear(small, 1, bias=False))
-    nn.init.zeros_(level[-1].weight)  # type: ignore[arg-type]
-    return level
-
-
 def said_before(memory: Memory, count: int, positions: Tensor | None, rows: Tensor | None) -> Tensor:
     """Hidden states (B, T', W) of the observed states that candidates follow, as `EnergyTransformer.energy` has it."""
     if rows is not None:
@@ -141,7 +132,7 @@ def initialise(network: EnergyTransformer) -> None:
     | landscape embeddings | normal, std 0.02 |
     | adaLN modulations | 0: every landscape starts as the plain block |
     | energy head beside a compatibility term | 0: the context speaks first, and the trunk improves on it |
-    | last matrix of the level | 0: nothing is added |
+    | level | 0: nothing is added before it is fitted |
     | the matrix A of that term | orthogonal: else a token's own embedding says that it comes again |
     """
     initialise_matrices(network)

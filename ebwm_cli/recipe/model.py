@@ -67,7 +67,7 @@ class DescentSection(Section):
 
 
 class EnergiesSection(Section):
-    """What energies should mean beside leading downhill; each a weight of a term of the training loss."""
+    """What energies should mean beside leading downhill: weights of terms of the training loss, and their level."""
 
     regression: NonNegative = 0.0
     """The total energy of random candidates is fitted to half their squared distance to the truth (tokens: to their
@@ -76,17 +76,18 @@ class EnergiesSection(Section):
     """Std of the Gaussian on those candidates, which lie between start and truth; in state units."""
     contrast: NonNegative = 0.0
     """The total energy of the truth against that of other windows' states, other times' and near misses (InfoNCE)."""
-    level: NonNegative = 0.0
-    """A term of the context alone is added to the energy, fitted so that the total energy of a prediction is its
-    expected half squared distance from the truth (tokens: cross-entropy). It moves no candidate, and what moves them
-    learns nothing from it: energies of different contexts get a common zero, and predictions stay what they are."""
     regularization: NonNegative = 0.0
     """Mean square of the energies of truth and prediction, per number of a state."""
+    level: bool = False
+    """No term of the loss: whenever a model is kept, a term of the context alone is fitted to predictions of training
+    windows and added to the energy, so that the total energy of a prediction is about its half squared distance from
+    the truth (tokens: its cross-entropy). It moves no candidate: energies of different contexts get a common zero, and
+    predictions stay what they are."""
 
     @property
     def any(self) -> bool:
         """Whether there is such a term."""
-        return bool(self.regression or self.contrast or self.regularization or self.level)
+        return bool(self.regression or self.contrast or self.regularization)
 
 
 class TableSection(Section):

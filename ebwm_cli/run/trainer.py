@@ -22,15 +22,20 @@ from ebwm_cli.data.store import PreparedSet
 from ebwm_cli.errors import CheckpointError, DivergedError
 from ebwm_cli.recipe.schema import Recipe
 from ebwm_cli.run.distributed import ALONE, Ranks
-from ebwm_cli.run.held_out_loss import HeldOutScore, HeldOutWindows, references_of
+from ebwm_cli.run.held_out_loss import HeldOutScore, HeldOutWindows, references_of, windows_at_once
 from ebwm_cli.run.launch import parts_of
 from ebwm_cli.run.measure import perplexity
 from ebwm_cli.run.report import TrainLine, ValidationLine
 from ebwm_cli.run.training_state import TrainingState
 from ebwm_cli.world.average import WeightAverage
 from ebwm_cli.world.build import build_world
+from ebwm_cli.world.energy import EnergyWorld
+from ebwm_cli.world.levelling import fit_level
 from ebwm_cli.world.optim import build_optimizer, learning_rate
-from ebwm_cli.world.update import Update, update_weights
+from ebwm_cli.world.update import Update, step_generator, update_weights
+
+LEVEL_PREDICTIONS = 4096
+"""Of training windows, that a level is fitted to, twice; more change it little."""
 
 
 @dataclass
@@ -204,12 +209,14 @@ class Trainer:
         if self.ranks.first:
             with self._averaged():
                 score = self.held_out.score(self.world, self.recipe.think, self.recipe.seed, abandon)
+                if score and self._is_best(score.loss) and not self._fit_level(abandon):
+                    score = None
         told = self.ranks.told(score and asdict(score))
         if told is None:
             return None
         score = HeldOutScore(**told)
         progress = self.progress
-        best = score.loss < (math.inf if progress.best_loss is None else progress.best_loss)
+        best = self._is_best(score.loss)
         progress.validated = progress.step
         progress.stale = 0 if best else progress.stale + 1
         if best:
@@ -227,6 +234,25 @@ class Trainer:
             best=best,
             seconds=self.seconds,
         )
+
+    def _is_best(self, loss: float) -> bool:
+        """Whether no validation had a lower one."""
+        best = self.progress.best_loss
+        return loss < (math.inf if best is None else best)
+
+    def _fit_level(self, abandon: Callable[[], bool]) -> bool:
+        """Fit what contexts add to energies, where the recipe has that; whether that was not abandoned."""
+        world, loader = self.world, self.loader
+        if not isinstance(world, EnergyWorld) or world.network.level is None:
+            return True
+        count = -(-LEVEL_PREDICTIONS // self.spec.context)
+        batches = -(-count // self.recipe.train.batch_size)
+        mixed = torch.cat([loader.batch(step).states for step in range(batches)])[:count]
+        at_once = windows_at_once(self.spec.context, 1, self.spec.state_dim)
+        plain, trained = (
+            (states.to(self.device) for states in windows.split(at_once)) for windows in (loader.plain(count), mixed)
+        )
+        return fit_level(world, plain, trained, self.recipe.think, step_generator(self.recipe.seed, -2), abandon)
 
     # ------------------------------------------------------------------------------------------ save, restore
 

@@ -72,7 +72,7 @@ def _ebt(model: EbtSection, spec: StateSpec) -> EnergyWorld:
         compatibility=model.compatibility,
         turned=turns(model),
         squares=model.head == "squares",
-        levelled=bool(model.energies.level),
+        levelled=model.energies.level,
     )
     return EnergyWorld(network, build_space(model, spec, start=model.start, rule=model.tokens.rule), model, spec)
 

@@ -99,7 +99,7 @@ def energy_flops(model: EbtSection, spec: StateSpec, think: ThinkSection, space:
     per_window += steps * (2 * point + LEARN_PASSES * proposed + 3 * moved)
     wanted = model.energies
     terms = sum(passes * bool(getattr(wanted, term)) for term, passes in PASSES.items())
-    per_window += terms * (2 * point + 3 * proposed) + bool(wanted.level) * (point + proposed)
+    per_window += terms * (2 * point + 3 * proposed)
     if rules.step_control == "spectral":  # a gradient, and back through it and its energy once per iteration
         per_window += (THINK_PASSES * (1 + ITERATIONS) * proposed + (1 + ITERATIONS) * (point + moved)) / EVERY
     if not (forecast or model.compatibility):  # behind the last keys and values nothing observed is learned

@@ -34,7 +34,7 @@ class DiffusionWorld(ObservingWorld):
     def loss(self, states: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Training loss of windows (B, T+1, ...), a scalar for `.backward()`; it measures nothing else."""
         context, target = states[:, :-1], states[:, 1:]
-        memory = self.observe(self._blurred(context, rng))
+        memory = self.observe(self.blurred(context, rng))
         clean = self.space.point_of(target).detach()  # (B, T, E): noise is added to what embeddings are, not to learn
         time = (uniform(target.shape[:2], rng, clean) * (1 + BLIND)).clamp_max(1)  # (B, T)
         signal, noise = (each[..., None] for each in signal_and_noise(time, self.space.noise_shift))

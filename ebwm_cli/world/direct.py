@@ -25,7 +25,7 @@ class DirectWorld(ObservingWorld):
     def loss(self, states: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Training loss of windows (B, T+1, ...), a scalar for `.backward()`; it measures nothing else."""
         context, target = states[:, :-1], states[:, 1:]
-        hidden = self.observe(self._blurred(context, rng)).kept.hidden
+        hidden = self.observe(self.blurred(context, rng)).kept.hidden
         return self._read_out(context, hidden, target), {}
 
     @torch.no_grad()

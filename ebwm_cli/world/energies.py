@@ -3,9 +3,8 @@
     regression      mean ((F(c) - d(c, x)) / N)^2, d half the squared distance to the truth, or the cross-entropy
     contrast        -ln softmax(-F)[x] of the truth among other states (InfoNCE, arXiv 1807.03748)
     regularization  mean (F / N)^2 of truth and prediction
-    level           mean ((F(c) - d(c, x)) / (d(c, x) + N e))^2 of the prediction, by a term of the context alone
 
-N is how many numbers a state has, e the error per number below which all are alike. An F that equals d on average has
+N is how many numbers a state has. An F that equals d on average has
 its minimum at the expected state, and there its value is the uncertainty. Knows no descent and no network, only F.
 """
 
@@ -33,25 +32,18 @@ def energy_terms(
     space: StateSpace,
     total: Total,
     *,
-    level: Tensor | None,
     origin: Tensor,
     target: Tensor,
     final: Tensor,
     rng: torch.Generator,
 ) -> Iterator[Tensor]:
     """Weighted scalars, one after the other, so that each can be differentiated and dropped: of descents from `origin`
-    (B, T', D) to `final` (B, T', D), towards the true states `target` (B, T', ...). `level` (B, T') is what the context
-    alone adds to F, with a graph to its own weights; in F it has none."""
+    (B, T', D) to `final` (B, T', D), towards the true states `target` (B, T', ...)."""
     if wanted.regression:
         between = space.between(origin, target, wanted.regression_noise, rng)
         for candidate in (between, final):
             off = (total(candidate) - space.ideal_energy(candidate, target)) / space.numbers
             yield wanted.regression / 2 * off.square().mean()
-    if level is not None:
-        with torch.no_grad():
-            ideal = space.ideal_energy(final, target)
-            scale, off = ideal + space.numbers * space.alike, total(final) - ideal
-        yield wanted.level / 2 * ((off + level - level.detach()) / scale).square().mean()
     if wanted.contrast:
         others = [target.roll(1, 1), *([target.roll(1, 0)] if len(target) > 1 else [])]
         candidates = [*(space.certain(each) for each in (target, *others)), space.near_miss(target, rng)]

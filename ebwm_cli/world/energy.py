@@ -87,7 +87,7 @@ class EnergyWorld(ObservingWorld):
         again = rules.step_control == "spectral" and (draw_count(1, EVERY, rng) == 1 or not self.curvature)
         states, held = self._replayed(states) if training else (states, None)
         context, target = states[:, :-1], states[:, 1:]
-        memory = self.observe(self._blurred(context, rng))
+        memory = self.observe(self.blurred(context, rng))
         if again and training:
             self._look_up_curvature(context, memory, rng)
         running = RunningLoss()
@@ -267,11 +267,12 @@ class EnergyWorld(ObservingWorld):
         )
 
     def landscapes(
-        self, trunk: TrunkMemory, positions: Tensor | None = None, rows: Tensor | None = None
+        self, trunk: TrunkMemory, positions: Tensor | None = None, rows: Tensor | None = None, *, levelled: bool = True
     ) -> list[EnergyFn]:
-        """The sampler's view of the network, one energy function per landscape: points in, energies out."""
+        """The sampler's view of the network, one energy function per landscape: points in, energies out; with what the
+        context adds to all of them, or without."""
         with torch.no_grad():  # found once, as no candidate changes it
-            level = self.network.level_of(trunk, trunk.length, positions, rows)
+            level = self.network.level_of(trunk, trunk.length, positions, rows) if levelled else None
 
         def energy(point: Tensor, landscape: int) -> Tensor:
             with self._precision(point):

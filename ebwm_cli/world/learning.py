@@ -33,7 +33,7 @@ class Descending(Protocol):
     network: EnergyTransformer
 
     def landscapes(
-        self, trunk: TrunkMemory, positions: Tensor | None = None, rows: Tensor | None = None
+        self, trunk: TrunkMemory, positions: Tensor | None = None, rows: Tensor | None = None, *, levelled: bool = True
     ) -> list[EnergyFn]: ...
 
     def training_scale(self) -> float | Tensor: ...
@@ -91,7 +91,7 @@ def learn(world: Descending, lesson: Lesson, running: RunningLoss, rng: torch.Ge
         "measure": False,
         "geometry": space,
     }
-    landscapes, step_size = world.landscapes(lesson.trunk), lesson.step_size
+    landscapes, step_size = world.landscapes(lesson.trunk, levelled=False), lesson.step_size
     settled = descend(landscapes, start, steps=lesson.free, step_size=step_size.detach(), **shared)
     trained = descend(
         landscapes,
@@ -113,11 +113,8 @@ def learn(world: Descending, lesson: Lesson, running: RunningLoss, rng: torch.Ge
             energy = landscapes[-1](space.point(candidate))
             return anchored(energy, candidate, origin, step_size.detach(), rules.anchor, space)
 
-        level = world.network.level_of(lesson.trunk, target.shape[1])
-        terms = energy_terms(
-            world.model.energies, space, total, level=level, origin=origin, target=target, final=final, rng=rng
-        )
-        for term in terms:
+        wanted = world.model.energies
+        for term in energy_terms(wanted, space, total, origin=origin, target=target, final=final, rng=rng):
             running.add(lesson.share * term)
     first = settled if lesson.free else trained
     return torch.stack([first.energies[..., 0].mean(), trained.energies[..., -1].mean()]), final

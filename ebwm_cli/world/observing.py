@@ -170,7 +170,7 @@ class ObservingWorld(nn.Module, ABC):
     def hidden(self, candidate: Tensor, memory: Memory) -> Tensor:
         """See `WorldModel`."""
 
-    def _blurred(self, context: Tensor, rng: torch.Generator) -> Tensor:
+    def blurred(self, context: Tensor, rng: torch.Generator) -> Tensor:
         """`context` (B, T, ...) as training reads it: with noise of a level that each window draws for itself."""
         if not self._context_noise:
             return context

@@ -1,0 +1,53 @@
+"""Fitting the level of an energy: on predictions that its world makes of windows it has learned from.
+
+What errors are is asked of windows as they are. What energies are is asked of windows as training reads them, mixed and
+blurred: more kinds of context, of which there may be few. Nothing is drawn that training draws from.
+"""
+
+# B windows, T positions, W width
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from ebwm_cli.recipe.schema import ThinkSection
+from ebwm_cli.world.energy import EnergyWorld
+
+
+@torch.no_grad()
+def fit_level(
+    world: EnergyWorld,
+    plain: Iterable[Tensor],
+    trained: Iterable[Tensor],
+    think: ThinkSection,
+    rng: torch.Generator,
+    abandon: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Fit it to predictions, as `think` makes them, of windows (B, T+1, ...): `plain` ones, and those that are mixed as
+    training has them, and are blurred here as it does. False, changing nothing, as soon as `abandon()` says so."""
+    level, space, think = world.network.level, world.space, think.model_copy(update={"samples": 1, "stop": "fixed"})
+    assert level is not None
+    errors: list[tuple[Tensor, Tensor]] = []
+    energies: list[tuple[Tensor, Tensor]] = []
+    for states in plain:
+        if abandon():
+            return False
+        memory = world.observe(states[:, :-1])
+        made = world.predict(memory, think, rng)
+        errors.append((memory.kept.hidden, space.ideal_energy(made.state, states[:, 1:])))
+    for states in trained:
+        if abandon():
+            return False
+        memory = world.observe(world.blurred(states[:, :-1], rng))
+        made = world.predict(memory, think, rng)
+        energies.append((memory.kept.hidden, made.energy - level(memory.kept.hidden)))
+    level.fit(_joined(errors), _joined(energies), floor=space.numbers * space.alike)
+    return True
+
+
+def _joined(found: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """(N, W) and (N,), of all windows and positions."""
+    return torch.cat([hidden.flatten(0, 1) for hidden, _ in found]), torch.cat([what.flatten() for _, what in found])
