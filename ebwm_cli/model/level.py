@@ -47,7 +47,7 @@ class Level(nn.Module):
     def fit(self, errors: tuple[Tensor, Tensor], energies: tuple[Tensor, Tensor], floor: float) -> None:
         """`errors`: hidden states (N, W) and ideal energies (N,) of predictions, those under `floor` (> 0) hardly told
         apart; `energies`: hidden states (N', W) and the energies (N',), without a level, that descents ended at."""
-        hidden, ideal = (each.double().cpu() for each in errors)
+        hidden, ideal = (each.cpu().double() for each in errors)
         log_error = ridge(hidden, (ideal + floor).log())
         foretold = (hidden @ log_error[:-1] + log_error[-1]).clamp_min(math.log(floor))
         self.error.copy_(log_error)
@@ -55,7 +55,7 @@ class Level(nn.Module):
         # The mean of logs is that of a smaller number.
         self.scale.copy_(ideal.mean() / (foretold.exp() - floor).mean().clamp_min(1e-3 * floor))
         self.floor.fill_(floor)
-        said, ended = (each.double().cpu() for each in energies)
+        said, ended = (each.cpu().double() for each in energies)
         self.energy.copy_(ridge(said, ended))
 
 

@@ -4,8 +4,8 @@
     contrast        -ln softmax(-F)[x] of the truth among other states (InfoNCE, arXiv 1807.03748)
     regularization  mean (F / N)^2 of truth and prediction
 
-N is how many numbers a state has. An F that equals d on average has
-its minimum at the expected state, and there its value is the uncertainty. Knows no descent and no network, only F.
+N is how many numbers a state has. An F that equals d on average has its minimum at the expected state, and there its
+value is the uncertainty. Knows no descent and no network, only F.
 """
 
 # B batch, T' positions, D state size
