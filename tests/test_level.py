@@ -148,3 +148,9 @@ def test_the_model_a_training_leaves_has_a_level_and_the_weights_of_one_that_has
     made = loaded.world.predict(loaded.world.observe(states[:, :-1]), loaded.recipe.think, rng())
     errors = loaded.space.ideal_energy(made.state, states[:, 1:])
     assert made.energy.mean().item() == pytest.approx(errors.mean().item(), rel=0.1)
+
+
+def test_a_level_is_fitted_in_bf16_too(tmp_path):
+    data = make_set(tmp_path / "set").path
+    finish(with_level(short_recipe(precision="bf16", steps=2, validate_every=2)), data, tmp_path / "run")
+    assert load_file(tmp_path / "run/model.safetensors")["world.network.level.scale"] > 0

@@ -28,8 +28,8 @@ def fit_level(
 ) -> bool:
     """Fit it to predictions, as `think` makes them, of windows (B, T+1, ...): `plain` ones, and those that are mixed as
     training has them, and are blurred here as it does. False, changing nothing, as soon as `abandon()` says so."""
-    level, space, think = world.network.level, world.space, think.model_copy(update={"samples": 1, "stop": "fixed"})
-    assert level is not None
+    network, space, think = world.network, world.space, think.model_copy(update={"samples": 1, "stop": "fixed"})
+    assert network.level is not None
     errors: list[tuple[Tensor, Tensor]] = []
     energies: list[tuple[Tensor, Tensor]] = []
     for states in plain:
@@ -43,8 +43,8 @@ def fit_level(
             return False
         memory = world.observe(world.blurred(states[:, :-1], rng))
         made = world.predict(memory, think, rng)
-        energies.append((memory.kept.hidden, made.energy - level(memory.kept.hidden)))
-    level.fit(_joined(errors), _joined(energies), floor=space.numbers * space.alike)
+        energies.append((memory.kept.hidden, made.energy - network.level_of(memory.kept, memory.length)))
+    network.level.fit(_joined(errors), _joined(energies), floor=space.numbers * space.alike)
     return True
 
 
