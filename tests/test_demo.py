@@ -7,11 +7,22 @@ import numpy as np
 import pytest
 
 from ebwm_cli.data.balls import Balls
-from ebwm_cli.data.demo import RATE, SIDE, draw_world, paint, paint_room, render_clip, render_demo
-
-
-def world(seed: int, gravity: bool = False) -> Balls:
-    return draw_world(np.random.default_rng(seed), gravity)[0]
+from ebwm_cli.data.demo import (
+    BACKGROUND,
+    BALL,
+    GRAVITY,
+    HEAVY,
+    PACE,
+    RADIUS,
+    RATE,
+    SIDE,
+    SPEED,
+    draw_world,
+    paint,
+    paint_room,
+    render_clip,
+    render_demo,
+)
 
 
 def energy(balls: Balls) -> float:
@@ -53,8 +64,9 @@ def test_head_on_collision_is_the_closed_form() -> None:
 
 @pytest.mark.parametrize("gravity", [False, True])
 def test_energy_is_kept_and_nothing_overlaps(gravity: bool) -> None:
-    for seed in range(8):
-        balls = world(seed, gravity)
+    for number in range(0, 24, 3):
+        balls = draw_world(0, number if gravity else number + 1)
+        assert balls.gravity.any() == gravity
         before = energy(balls)
         for at in balls.frames(200, RATE):
             assert (at > balls.low + balls.radius[:, None] - 1e-9).all()
@@ -66,18 +78,33 @@ def test_energy_is_kept_and_nothing_overlaps(gravity: bool) -> None:
 
 
 def test_flight_under_gravity_is_a_parabola() -> None:
-    balls = world(3, gravity=True)
+    balls = draw_world(0, 3)
     start, speed = balls.position.copy(), balls.velocity.copy()
     balls.advance(0.01)
     np.testing.assert_allclose(balls.position, start + speed * 0.01 + balls.gravity * 0.5e-4, atol=1e-9)
 
 
 def test_a_disc_covers_its_area() -> None:
-    balls = world(1)
-    balls.position, balls.radius, balls.mass = np.array([[0.5, 0.5]]), np.array([0.13]), np.array([0.13**2])
-    background = np.zeros(3, np.float32)
-    frame = paint(balls.position, balls, [(255, 255, 255)], background, paint_room(balls, background, background))
-    assert frame[..., 0].sum() / 255 == pytest.approx(np.pi * (0.13 * SIDE) ** 2, rel=0.01)
+    balls = draw_world(0, 1)
+    balls.position, balls.radius, balls.mass = np.array([[0.5, 0.5]]), np.full(1, RADIUS), np.ones(1)
+    room = paint_room(balls)
+    share = (paint(balls.position, balls, room) - room) / (BALL - BACKGROUND)
+    assert share[..., 0].sum() == pytest.approx(np.pi * (RADIUS * SIDE) ** 2, rel=0.01)
+    balls.mass *= HEAVY
+    heavy = (paint(balls.position, balls, room) - room) / (BALL - BACKGROUND)
+    assert heavy[..., 0].sum() == pytest.approx(0.75 * share[..., 0].sum(), rel=0.02)
+
+
+def test_paces_cover_their_range_evenly_and_change_nothing_else() -> None:
+    worlds = [draw_world(0, number) for number in range(0, 96, 3)]
+    paces = np.sqrt([balls.gravity[1] / GRAVITY for balls in worlds])
+    thirds = np.histogram(np.log(paces), bins=3, range=np.log(PACE))[0]
+    assert thirds.sum() == len(worlds)
+    assert thirds.min() >= len(worlds) // 3 - 2
+    for balls, pace in zip(worlds, paces, strict=True):
+        speed = np.linalg.norm(balls.velocity, axis=1) / pace
+        assert (speed >= SPEED[0] - 1e-9).all()
+        assert (speed <= SPEED[1] + 1e-9).all()
 
 
 def test_clips_are_real_and_follow_from_the_seed(tmp_path: Path) -> None:
@@ -98,4 +125,4 @@ def test_rendering_goes_on_where_it_stopped(tmp_path: Path) -> None:
     next(tmp_path.glob("*001.mp4")).unlink()
     assert render_demo(tmp_path, 2, seed=0, workers=2) == 1
     assert render_demo(tmp_path, 1, seed=5) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["balls_5_000.mp4"]
+    assert [path.name for path in tmp_path.iterdir()] == ["balls-5-000.mp4"]

@@ -20,11 +20,6 @@ from ebwm_cli.data.store import SPLITS, PreparedSet, open_set
 SMALL: dict[str, Any] = {"size": 8, "latent_dim": 6, "context": 3}
 
 
-def world(seed: int, number: int) -> Balls:
-    """The world of a clip of the demo."""
-    return draw_world(np.random.default_rng([seed, number]), gravity=number % 3 == 0)[0]
-
-
 # ----------------------------------------------------------------------------------------- counting
 
 
@@ -76,37 +71,38 @@ def stepped_counts(balls: Balls, seconds: float, interval: float, dt: float) -> 
     return counts
 
 
-@pytest.mark.parametrize("number", [0, 1, 2, 6, 8])
+@pytest.mark.parametrize("number", [2, 6, 7, 9, 11])
 def test_labels_are_the_counts_of_a_finely_stepped_world(number: int) -> None:
-    expected = stepped_counts(world(0, number), seconds=1.5, interval=0.25, dt=1e-4)
-    labels = count_collisions(f"balls_0_{number:03d}.mp4", range(0, 25, 4))
-    assert labels.tolist() == [UNKNOWN, *expected]
+    expected = stepped_counts(draw_world(0, number), seconds=1.5, interval=0.25, dt=1e-4)
+    labels = count_collisions(f"balls-0-{number:03d}.mp4", range(0, 25, 4))
+    assert labels.tolist() == [UNKNOWN, *np.minimum(expected, MOST_COLLISIONS)]
     assert sum(expected) > 0
 
 
 def test_labels_of_other_frames_add_up() -> None:
-    every = count_collisions("balls_2_004.mp4", range(200)).astype(int)
+    every = count_collisions("balls-2-006.mp4", range(200)).astype(int)
     assert every[0] == UNKNOWN
     frames = [3, 4, 9, 30, 31, 150]
     sums = [every[a + 1 : b + 1].sum() for a, b in pairwise(frames)]
     assert max(sums) > MOST_COLLISIONS
-    assert count_collisions("balls_2_004.mp4", frames).tolist() == [-1, *np.minimum(sums, MOST_COLLISIONS)]
+    assert count_collisions("balls-2-006.mp4", frames).tolist() == [-1, *np.minimum(sums, MOST_COLLISIONS)]
 
 
 @pytest.mark.parametrize(
-    "name", ["cat.mp4", "balls_0_001.avi", "balls_0.mp4", "sub/balls_0_001.mp4", "xballs_0_001.mp4"]
+    "name", ["cat.mp4", "balls-0-001.avi", "balls-0.mp4", "sub/balls-0-001.mp4", "xballs-0-001.mp4"]
 )
 def test_of_other_clips_nothing_is_known(name: str) -> None:
     assert count_collisions(name, [0, 4, 8]).tolist() == [UNKNOWN] * 3
-    assert count_collisions("balls_0_001.mp4", []).shape == (0,)
+    assert count_collisions("balls-0-001.mp4", []).shape == (0,)
 
 
-def test_worlds_are_those_they_were_before_anyone_counted() -> None:
+def test_worlds_of_clips_called_so_stay_what_they_are() -> None:
+    """Clips lie on disks by these names, and their labels follow from names alone: another world needs another name."""
     for (seed, number), expected in {
-        (0, 0): [[0.48730898, 0.72745685], [0.49872376, 0.24242756]],
-        (3, 7): [[0.72124739, 0.59863756], [0.46246686, 0.43425349]],
+        (0, 2): [[0.63635245, 0.58375671], [0.79947021, 0.84963042], [0.26616397, 0.37851254]],
+        (3, 7): [[0.41560306, 0.32796649]],
     }.items():
-        *_, last = world(seed, number).frames(3 * RATE + 1, RATE)
+        *_, last = draw_world(seed, number).frames(3 * RATE + 1, RATE)
         np.testing.assert_allclose(last, expected, atol=1e-7)
 
 
@@ -131,7 +127,7 @@ def naive_labels(prepared: PreparedSet, name: str) -> list[int]:
             found.append(UNKNOWN)
             continue
         assert clips[row] == clips[row - 1]
-        balls = world(1, int(prepared.manifest["clips"][clips[row]]["file"][-7:-4]))
+        balls = draw_world(1, int(prepared.manifest["clips"][clips[row]]["file"][-7:-4]))
         before = 0
         for frame in range(frames[row]):
             before = balls.touches + balls.bounces if frame == frames[row - 1] else before

@@ -1,17 +1,18 @@
-"""The built-in clips: balls of many sizes, masses and colours colliding in boxes, some under gravity, as mp4 files.
+"""The built-in clips: balls colliding in boxes of many sizes, some under gravity, some in slow motion, as mp4 files.
 
-Everything about a clip follows from (seed, number), its collisions too: how hard each state is to foresee is known.
-Heavy balls carry a dark core, walls are drawn as thick as they are. It must not know what becomes of the clips.
+Everything about a clip follows from (seed, number), its collisions too: how hard each state is to foresee is known. All
+balls look alike, so that what happens to them is all that is hard; but heavy ones carry a dark core. Walls are drawn as
+thick as they are. It must not know what becomes of the clips.
 """
 
 from __future__ import annotations
 
-import colorsys
 import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -19,20 +20,31 @@ import numpy as np
 from ebwm_cli.data.balls import Balls
 from ebwm_cli.data.labels import UNKNOWN, ranked
 
-CLIP_COUNT = 96
+CLIP_COUNT = 192
 SECONDS = 20.0
 RATE = 16
 """Frames per second."""
 SIDE = 64
 """Pixels."""
+PACE = (0.3, 2.0)
+"""Of time, in the slowest and in the fastest clip: where all went equally fast, hardly an interval would be without a
+collision, or hardly one with several."""
+GOLDEN = 0.6180339887498949
+"""Multiples of the golden ratio, less their integers, cover an interval evenly however many there are."""
+BALLS = (1, 5)
+"""In a clip, from and to."""
+RADIUS = 0.1
+"""Box sides."""
 SPEED = (0.2, 0.5)
-"""Box sides per second."""
+"""Box sides per second, at a pace of 1."""
 GRAVITY = 0.5
-"""Box sides per second squared, in one clip of three."""
+"""Box sides per second squared, in one clip of three, at a pace of 1."""
 CENTRE = (np.arange(SIDE) + 0.5) / SIDE
 """Of the pixels, in box sides."""
 HEAVY = 4.0
-"""Density of balls with a dark core; the others' is 1."""
+"""Mass of balls with a dark core; the others' is 1."""
+BALL, BACKGROUND, WALL = (np.array(colour, np.float32) for colour in ((255, 190, 90), (24, 28, 48), (84, 88, 108)))
+"""Red, green and blue of 255."""
 MOST_COLLISIONS = 5
 """Intervals with more are labelled as this many."""
 COLLISIONS = ranked(
@@ -47,17 +59,17 @@ COLLISIONS = ranked(
     },
 )
 """Labels of states, as `count_collisions` has them."""
-CLIP_NAME = re.compile(r"balls_(\d+)_(\d{3,})\.mp4")
+CLIP_NAME = re.compile(r"balls-(\d+)-(\d{3,})\.mp4")
 """Of a clip: its seed and its number."""
 
 
 def render_demo(folder: Path, count: int, seed: int, workers: int = 1) -> int:
-    """Put `count` clips into `folder`, rendering those that aren't there; clips of other seeds go. Returns how many
-    were rendered.
+    """Put `count` clips into `folder`, rendering those that aren't there; clips of other seeds, and of earlier worlds,
+    go. Returns how many were rendered.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    names = {f"balls_{seed}_{number:03d}.mp4": number for number in range(count)}
-    for path in [*folder.glob("balls_*.mp4"), *folder.glob(".balls_*")]:
+    names = {f"balls-{seed}-{number:03d}.mp4": number for number in range(count)}
+    for path in [*folder.glob("balls*.mp4"), *folder.glob(".balls*")]:
         if path.name not in names:
             path.unlink()
     missing = [(folder / name, number) for name, number in names.items() if not (folder / name).exists()]
@@ -68,9 +80,9 @@ def render_demo(folder: Path, count: int, seed: int, workers: int = 1) -> int:
 
 def render_clip(path: Path, seed: int, number: int, seconds: float = SECONDS) -> None:
     """Render one clip to `path`, whole or not at all."""
-    balls, colours, background, wall = _world_of(seed, number)
-    room = paint_room(balls, background, wall)
-    frames = [paint(at, balls, colours, background, room) for at in balls.frames(round(seconds * RATE), RATE)]
+    balls = draw_world(seed, number)
+    room = paint_room(balls)
+    frames = [paint(at, balls, room) for at in balls.frames(round(seconds * RATE), RATE)]
     aside = path.with_name(f".{path.name}")
     _encode(aside, frames)
     os.replace(aside, path)
@@ -88,75 +100,55 @@ def count_collisions(name: str, frames: Sequence[int]) -> np.ndarray:
     match = CLIP_NAME.fullmatch(name)
     if match is None or not len(frames):
         return np.full(len(frames), UNKNOWN, np.int8)
-    balls = _world_of(int(match[1]), int(match[2]))[0]
+    balls = draw_world(int(match[1]), int(match[2]))
     so_far = [balls.collisions for _ in balls.frames(int(frames[-1]) + 1, RATE)]  # by frame
     between = np.diff(np.array(so_far)[np.asarray(frames)])
     return np.concatenate([[UNKNOWN], np.minimum(between, MOST_COLLISIONS)]).astype(np.int8)
 
 
-def _world_of(seed: int, number: int) -> tuple[Balls, list[tuple[int, int, int]], np.ndarray, np.ndarray]:
-    """The world that clip `number` shows, before it moves; as `draw_world` has it."""
-    return draw_world(np.random.default_rng([seed, number]), gravity=number % 3 == 0)
+def draw_world(seed: int, number: int) -> Balls:
+    """The world that clip `number` shows, before it moves: balls that don't overlap, in a box.
 
-
-def draw_world(
-    rng: np.random.Generator, gravity: bool
-) -> tuple[Balls, list[tuple[int, int, int]], np.ndarray, np.ndarray]:
-    """Two to four balls that don't overlap, their colours, and the colours (3,) of background and walls."""
+    At a pace of s all is as at 1, but s times as fast: velocities are s times, gravity is s^2 times as large.
+    """
+    rng = np.random.default_rng([seed, number])
+    pace = PACE[0] * (PACE[1] / PACE[0]) ** (number * GOLDEN % 1.0)
     low, high = rng.uniform(0.03, 0.12, 2), 1.0 - rng.uniform(0.03, 0.12, 2)
-    count = int(rng.integers(2, 5))
-    position, radius = np.empty((0, 2)), np.empty(0)
-    while len(radius) < count:
-        r = rng.uniform(0.08, 0.15)
-        at = rng.uniform(low + r, high - r)
-        if np.all(np.linalg.norm(position - at, axis=1) > radius + r + 0.01):
-            position, radius = np.vstack([position, at]), np.append(radius, r)
-    density = np.where(rng.random(count) < 0.35, HEAVY, 1.0)
+    count = int(rng.integers(BALLS[0], BALLS[1] + 1))
+    position = rng.uniform(low + RADIUS, high - RADIUS, (count, 2))
+    while any(np.linalg.norm(one - other) < 2 * RADIUS + 0.01 for one, other in combinations(position, 2)):
+        position = rng.uniform(low + RADIUS, high - RADIUS, (count, 2))
+    mass = np.where(rng.random(count) < 0.35, HEAVY, 1.0)
     angle, speed = rng.uniform(0, 2 * np.pi, count), rng.uniform(*SPEED, count)
-    velocity = speed[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    pull = np.array([0.0, GRAVITY if gravity else 0.0])
-    balls = Balls(position, velocity, radius, density * radius**2, low, high, pull)
-    first = rng.random()
-    colours = [_colour((first + k / count) % 1.0, 0.75, 1.0) for k in range(count)]
-    background = np.array(_colour(rng.random(), 0.25, 0.14), np.float32)
-    return balls, colours, background, background + 60.0
+    velocity = pace * speed[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    gravity = np.array([0.0, GRAVITY * pace**2 if number % 3 == 0 else 0.0])
+    return Balls(position, velocity, np.full(count, RADIUS), mass, low, high, gravity)
 
 
-def paint_room(balls: Balls, background: np.ndarray, wall: np.ndarray) -> np.ndarray:
+def paint_room(balls: Balls) -> np.ndarray:
     """The empty box, (SIDE, SIDE, 3) float32."""
     inside = [_cover(CENTRE - balls.low[axis]) * _cover(balls.high[axis] - CENTRE) for axis in (0, 1)]
     room = (inside[1][:, None] * inside[0][None, :])[..., None]  # (SIDE, SIDE, 1), rows are y
-    return (wall + room * (background - wall)).astype(np.float32)
+    return WALL + room * (BACKGROUND - WALL)
 
 
-def paint(
-    position: np.ndarray,
-    balls: Balls,
-    colours: Sequence[tuple[int, int, int]],
-    background: np.ndarray,
-    room: np.ndarray,
-) -> np.ndarray:
+def paint(position: np.ndarray, balls: Balls, room: np.ndarray) -> np.ndarray:
     """One frame (SIDE, SIDE, 3) uint8; the edge of every shape is blended by the share of the pixel it covers."""
     picture = room.copy()
-    for at, radius, mass, colour in zip(position, balls.radius, balls.mass, colours, strict=True):
+    for at, radius, mass in zip(position, balls.radius, balls.mass, strict=True):
         left, top = np.floor((at - radius) * SIDE).astype(int) - 1
         right, bottom = np.ceil((at + radius) * SIDE).astype(int) + 1
         part = picture[top:bottom, left:right]
         away = np.sqrt((CENTRE[None, left:right] - at[0]) ** 2 + (CENTRE[top:bottom, None] - at[1]) ** 2)
-        part += _cover(radius - away)[..., None] * (np.array(colour, np.float32) - part)
-        if mass > radius**2 * 1.5:
-            part += _cover(radius / 2 - away)[..., None] * (background - part)
+        part += _cover(radius - away)[..., None] * (BALL - part)
+        if mass == HEAVY:
+            part += _cover(radius / 2 - away)[..., None] * (BACKGROUND - part)
     return np.rint(picture).astype(np.uint8)
 
 
 def _cover(depth: np.ndarray) -> np.ndarray:
     """Share of a pixel that lies inside an edge, given how deep its centre does, in box sides."""
-    return np.minimum(np.maximum(depth * SIDE + 0.5, 0.0), 1.0)
-
-
-def _colour(hue: float, saturation: float, value: float) -> tuple[int, int, int]:
-    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
-    return round(red * 255), round(green * 255), round(blue * 255)
+    return np.minimum(np.maximum(depth * SIDE + 0.5, 0.0), 1.0).astype(np.float32)
 
 
 def _encode(path: Path, frames: Sequence[np.ndarray]) -> None:
