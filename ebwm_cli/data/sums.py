@@ -1,8 +1,10 @@
-"""The built-in text: lines that add, 487+86=573, and that sort, sort 52871=12578; how hard each digit is, is known.
+"""The built-in text: lines that add, 0487+0086=00573, and that sort, sort 528714=124578; how hard each digit of an
+answer is to tell, is known.
 
-Answers are written most significant digit first, so a digit needs the carry from its right: a carry passes every column
-whose digits sum to 9, and the number of those that it has to be followed through is the label. A sorted digit's label
-is the length of its list. It must not know sets or tokenizers, but that a byte is a token.
+Numbers stand in columns, zeros before them, so that what to add is always as far away. Answers begin with the most
+significant digit, so a digit needs the carry from its right: a column that sums to 9 passes it on, and how many columns
+must be read for it is the label. A sorted digit's label is the length of its list: more are to be counted.
+It must not know sets or tokenizers, but that a byte is a token.
 """
 
 # N tokens, L lines
@@ -25,10 +27,10 @@ LINES = 200_000
 """Problems; about 3 MB."""
 LINES_PER_DOCUMENT = 60
 """At least."""
-MOST_DIGITS = 5
-"""Of what is added."""
-LISTS = (2, 8)
-"""Digits to sort, from and to."""
+MOST_DIGITS = 4
+"""Of what is added, without the zeros before it."""
+LISTS = (3, 6, 12, 24)
+"""Lengths of what is sorted."""
 EQUALLY_LONG = 0.5
 """Share of additions whose numbers are made equally long, as long chains of carries need both."""
 MOST_CARRY = 3
@@ -40,20 +42,21 @@ DIFFICULTY = ranked(
     "digits",
     {
         "sum": [(carry, f"sum, carry {carry}{'+' if carry == MOST_CARRY else ''}") for carry in range(MOST_CARRY + 1)],
-        "sort": [(SORTED + length, f"sort of {length}") for length in range(LISTS[0], LISTS[1] + 1)],
+        "sort": [(SORTED + length, f"sort of {length}") for length in LISTS],
     },
 )
 """Labels of tokens, as `label_tokens` has them."""
 
-_LINE = re.compile(rb"^(?:(\d+)\+(\d+)=(\d+)|sort (\d+)=(\d+))$", re.MULTILINE)
+_ADDITION = rf"(\d{{{MOST_DIGITS}}})\+(\d{{{MOST_DIGITS}}})=(\d{{{MOST_DIGITS + 1}}})"
+_LINE = re.compile(rf"^(?:{_ADDITION}|sort (\d+)=(\d+))$".encode(), re.MULTILINE)
 
 
 def write_sums(folder: Path, seed: int, lines: int = LINES) -> int:
-    """Put the documents of a seed into `folder` as one jsonl, where they aren't there; those of others go. Returns how
-    many were written."""
+    """Put the documents of a seed into `folder` as one jsonl, where they aren't there; those of other seeds, and of
+    earlier worlds, go. Returns how many were written."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"sums_{seed}_{lines}.jsonl"
-    for other in folder.glob("sums_*.jsonl"):
+    path = folder / f"sums-{seed}-{lines}.jsonl"
+    for other in folder.glob("sums*.jsonl"):
         if other != path:
             other.unlink()
     if path.exists():
@@ -106,44 +109,47 @@ def label_tokens(tokens: np.ndarray) -> np.ndarray:
 
 
 def carry_chains(one: int, other: int) -> list[int]:
-    """For each digit of one + other, the first one first: how many columns that sum to 9 the carry into it has to be
-    followed through until a column settles it, up to MOST_CARRY. The units settle it always: nothing is carried into
-    them.
+    """For each digit of one + other, the first one first: how many columns besides its own must be read to know what is
+    carried into it, up to MOST_CARRY. One that sums to 9 settles nothing: the next one must be read, too. There are
+    none to read for the units, nor where neither a number nor a carry can reach.
 
-    A digit in a column that itself sums to 9 needs no chain, as the digit before it has told what is carried: it is 0
-    where nothing is. If it is the first one nothing has told, and its own column counts: a carry would have made a 1 of
-    it, and that 1 has the same chain.
+    Where its own column sums to 9 it is one: that to the left, as its digit, known by now, has told what is carried.
     """
-    count = len(str(one + other))
-    nines = [one // 10**column % 10 + other // 10**column % 10 == 9 for column in range(count)]  # units first
-    chains = [0, 0]  # into each column
-    for column in range(1, count):
-        chains.append(chains[column] + 1 if nines[column] else 0)
-    first = count - 1
-    into = [0 if nines[column] else chains[column] for column in range(count)]
-    into[first] = chains[first + nines[first]]
+    reach = max(len(str(one)), len(str(other)))
+    nines = [one // 10**column % 10 + other // 10**column % 10 == 9 for column in range(reach)]  # units first
+    chains = [0]  # into each column
+    for nine in nines:
+        chains.append(chains[-1] + 1 if nine else 1)
+    into = [min(chain, 1) if nine else chain for chain, nine in zip(chains, [*nines, False], strict=True)]
+    into += [0] * (MOST_DIGITS - reach)
     return [min(chain, MOST_CARRY) for chain in reversed(into)]
 
 
 def _additions(rng: np.random.Generator, count: int) -> list[str]:
     """Numbers of 1 to MOST_DIGITS digits, every length as often; each line has its own share of columns that are made
-    to sum to 9, so that long chains are no rarities."""
+    to sum to 9, large more often than small, so that long chains are no rarities."""
     place = np.arange(MOST_DIGITS)  # units first
     lengths = rng.integers(1, MOST_DIGITS + 1, (2, count, 1))
     lengths[1] = np.where(rng.random((count, 1)) < EQUALLY_LONG, lengths[0], lengths[1])
     leading = (place == lengths - 1) & (lengths > 1)  # (2, L, MOST_DIGITS)
     digits = np.where(leading, rng.integers(1, 10, leading.shape), rng.integers(0, 10, leading.shape))
-    nines = rng.random((count, MOST_DIGITS)) < rng.random((count, 1))
+    nines = rng.random((count, MOST_DIGITS)) < rng.random((count, 1)) ** 0.5
     nines &= (place < lengths).all(0) & ~(leading[1] & (digits[0] == 9))  # no number begins with 0
     digits[1] = np.where(nines, 9 - digits[0], digits[1])
     ones, others = (np.where(place < lengths, digits, 0) * 10**place).sum(-1).tolist()
-    return [f"{one}+{other}={one + other}\n" for one, other in zip(ones, others, strict=True)]
+    return [_addition(one, other) for one, other in zip(ones, others, strict=True)]
+
+
+def _addition(one: int, other: int) -> str:
+    """All in columns."""
+    return f"{one:0{MOST_DIGITS}}+{other:0{MOST_DIGITS}}={one + other:0{MOST_DIGITS + 1}}\n"
 
 
 def _sortings(rng: np.random.Generator, count: int) -> list[str]:
-    """Lists of every length as often."""
-    lengths = rng.integers(LISTS[0], LISTS[1] + 1, count).tolist()
-    digits = rng.integers(0, 10, (count, LISTS[1])).tolist()
+    """Lists of every length, rarer the longer, so that as many digits are of each."""
+    rarity = 1 / np.array(LISTS)
+    lengths = rng.choice(LISTS, count, p=rarity / rarity.sum()).tolist()
+    digits = rng.integers(0, 10, (count, max(LISTS))).tolist()
     texts = ("".join(map(str, row[:length])) for row, length in zip(digits, lengths, strict=True))
     return [f"sort {text}={''.join(sorted(text))}\n" for text in texts]
 
