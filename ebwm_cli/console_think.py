@@ -83,7 +83,8 @@ def _descent(report: ThinkReport, score: str) -> RenderableType:
     low, span = min(energies, default=0.0), (max(energies) - min(energies)) if energies else 0.0
     for row in _thinned(report.descent):
         first = row.step == 0
-        drop = Text("" if first else f"{row.drop:+.4f}", GOOD if row.drop > 0 else BAD)
+        drop = Text("" if first else f"{row.drop:+z.4f}")  # z: rounding is no rise
+        drop.stylize(BAD if drop.plain.startswith("-") else GOOD)
         cells = [f"{row.step}", number(row.energy), drop, "" if first else number(row.move)]
         cells += [number(row.error)] if known else []
         bar = Text("█" * round(20 * (row.energy - low) / span) if span else "", LABEL).append("▏", LABEL)

@@ -129,6 +129,15 @@ def test_final_reports_say_what_matters():
     assert sparkline(ENERGIES, 24) in thought
 
 
+def test_a_rise_within_rounding_is_shown_as_none():
+    drops = [0.0, -2e-5, -2e-4]
+    rows = [reports.DescentRow(step=k, energy=1.0, drop=drop, move=0.01, error=None) for k, drop in enumerate(drops)]
+    thought = drawn(render(THOUGHT.model_copy(update={"descent": rows})), 80)
+    assert "+0.0000" in thought
+    assert "-0.0000" not in thought
+    assert "-0.0002" in thought
+
+
 @pytest.mark.parametrize("width", [70, 80, 120])
 def test_live_views_fit_the_terminal_and_hide_nothing(width):
     progress = Progress("starting")
