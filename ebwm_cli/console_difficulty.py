@@ -12,9 +12,7 @@ from rich.text import Text
 from ebwm_cli.console_tables import BAD, GOOD, LABEL, QUIET, VALUE, Facts, render, table
 from ebwm_cli.console_text import change, duration, number, safe
 from ebwm_cli.run.report_difficulty import DifficultyReport, DifficultyRow
-
-DROPS = {"own": "its own drop so far", "typical": "the typical drop in training"}
-"""What a step's share is taken of, in words."""
+from ebwm_cli.run.thought_words import stop_in_words
 
 
 @render.register
@@ -93,14 +91,13 @@ def _how(report: DifficultyReport) -> RenderableType:
         "number: predictions of the class; losses: their means, when so many steps are spent\n"
         f"change: from {report.few} to {report.many} steps; in brackets where its 95 % interval over windows holds 0, "
         "or windows are too few for one\n"
-        f"used, and the loss beside it: each position stops once a step lowers its {safe(report.score or '')} by less "
-        f"than {report.tolerance:g} of {DROPS.get(report.drop or '', 'the drop')}, {_times(report.patience)}after at "
-        f"most {report.budget} steps\n"
+        f"used, and the loss beside it: {_stop(report)}\n"
         "correlation: of ranks; of the steps used, of the same predictions' error, and of the reference's\n"
         f"steps and error: of the steps used with the model's own error at {many}, whatever the labels say"
     )
     return Text(text, QUIET)
 
 
-def _times(patience: int | None) -> str:
-    return f"{patience} times in a row, " if (patience or 1) > 1 else ""
+def _stop(report: DifficultyReport) -> str:
+    score, drop = safe(report.score or ""), report.drop or ""
+    return stop_in_words(score, report.tolerance or 0.0, drop, report.patience or 1, report.budget or 0)

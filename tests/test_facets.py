@@ -140,6 +140,14 @@ def test_judging_kinds_have_numbers_in_range(report: FacetsReport, kind: str) ->
     assert all(math.isfinite(each.loss) and each.loss > 0 for each in row.by_steps)
 
 
+def test_steps_used_say_when_positions_stop(home: Path) -> None:
+    typical = {"drop": "typical", "tolerance": 0.003, "patience": 2}
+    models = {kind: model_of(home, "video", kind) for kind in ("ebt", "diffusion")}
+    how = {kind: measured(model, thinking=typical).rows[0].steps_used.how for kind, model in models.items()}
+    assert "less than 0.003 of the typical drop in training, 2 times in a row, after at most 16 steps" in how["ebt"]
+    assert "less than 0.003 of its own drop so far, 2 times in a row" in how["diffusion"]  # which keeps no typical one
+
+
 def test_the_hidden_change_is_that_of_windows_one_by_one(home: Path) -> None:
     loaded, prepared = load_world(model_of(home, "video", "ebt")), open_set(home / "data" / "video")
     states = prepared.split("test").states
@@ -204,6 +212,9 @@ class Seer(nn.Module):
         """The window (B, C+1, D) with the nearest context, and how far away that is (B, 1)."""
         far = (self.windows[None, :, :-1] - memory[:, None]).square().sum((2, 3))  # (B, W)
         return self.windows[far.argmin(1)], far.min(1, keepdim=True).values
+
+    def settling_drop(self, think: ThinkSection) -> Tensor | None:
+        return None
 
     def hidden(self, candidate: Tensor, memory: Tensor) -> Tensor:
         return torch.cat([candidate, memory], -1)

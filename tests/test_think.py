@@ -122,6 +122,7 @@ def test_samples_keep_the_lowest_energy(model: Path) -> None:
 
 def test_stopping_says_what_it_did(model: Path, home: Path, tmp_path: Path) -> None:
     assert thought(model, steps=4).stopped.startswith("not settled after 4 steps: still falling by ")
+    assert "of the typical drop" in thought(model, steps=4, thinking={"drop": "typical"}).stopped
     recipe = small_recipe().model_copy(update={"think": ThinkSection(steps=40, stop="energy", tolerance=0.3)})
     file = make_run(tmp_path / "settles", open_set(home / "data" / "one"), recipe=recipe)
     report = thought(file, horizon=2)

@@ -29,7 +29,7 @@ from ebwm_cli.run.thought_measures import (
     relative_spread,
     token_labels,
 )
-from ebwm_cli.run.thought_words import among, descent_in_words, percent, visible
+from ebwm_cli.run.thought_words import among, descent_in_words, percent, stop_in_words, visible
 
 
 def halving(steps: int, by: float = 0.5) -> list[float]:
@@ -58,6 +58,27 @@ def test_an_energy_that_has_settled_says_when() -> None:
     assert words([halving(7)], [7], 16, stop="energy") == "the energy settled after 7 of 16 steps"
     # A pause is no rest: the energy falls on afterwards.
     assert words([[9.0, 5.0, 4.999, 1.0]], [3], 3).startswith("not settled after 3 steps: still falling by 50.0 %")
+
+
+def test_a_typical_drop_settles_whoever_falls_less() -> None:
+    # Of a drop of 4, step k takes 2^-k / 4, first less than a hundredth at step 5; of one of 0.04 only step 12 does.
+    energies, budget = [halving(16)], ThinkSection(steps=16)
+    settled = [descent_in_words("energy", energies, [16], budget, drop) for drop in (4.0, 0.04)]
+    assert settled == [f"the energy settled after {steps} of 16 steps, all were taken" for steps in (5, 12)]
+    assert descent_in_words("energy", [halving(4)], [4], ThinkSection(steps=4), 2.0) == (
+        "not settled after 4 steps: still falling by 3.1 % of the typical drop per step"
+    )
+
+
+def test_a_rule_for_stopping_has_words() -> None:
+    assert stop_in_words("energy", 0.002, "typical", 2, 16) == (
+        "each position stops once a step lowers its energy by less than 0.002 of the typical drop in training, 2 times "
+        "in a row, after at most 16 steps"
+    )
+    assert stop_in_words("denoising error", 0.01, "own", 1, 8) == (
+        "each position stops once a step lowers its denoising error by less than 0.01 of its own drop so far, after at "
+        "most 8 steps"
+    )
 
 
 def test_what_stopped_stopped_there_whatever_its_energies_say() -> None:

@@ -18,6 +18,7 @@ from ebwm_cli.run.measure import reference_errors
 from ebwm_cli.run.outputs import shown
 from ebwm_cli.run.report import Notice, Report
 from ebwm_cli.run.report_difficulty import DifficultyReport
+from ebwm_cli.run.thinking import drop_of
 
 HINT = "ebwm prepare demo --world balls (or sums), and --data with that set"
 
@@ -73,7 +74,7 @@ def difficulty(
         many=measured.many,
         budget=BUDGET if thinks else None,
         tolerance=think.tolerance if thinks else None,
-        drop=think.drop if thinks else None,
+        drop=drop_of(loaded.world, think) if thinks else None,
         patience=think.patience if thinks else None,
         rows=rows_of(prepared.labels, labels, measured, reference, seed),
         groups=groups_of(prepared.labels, labels, measured, reference),

@@ -189,7 +189,9 @@ def _report(
     reader = loaded.encoder if isinstance(loaded.encoder, Tokenizer) else None
     stopped, answer = "said in one pass, which moves nothing", thought.states[0]
     if thought.score:
-        stopped = descent_in_words(thought.score, energies.tolist(), thought.steps_used, budget)
+        drop = loaded.world.settling_drop(budget)
+        typical = None if drop is None else drop.item()
+        stopped = descent_in_words(thought.score, energies.tolist(), thought.steps_used, budget, typical)
     energy_rank, ranked = rank(energies[0, -1].item(), others[0])
     samples = thought.sample_states if thought.score else thought.sample_states[:1]  # else all are the same
     return ThinkReport(

@@ -23,6 +23,8 @@ from ebwm_cli.run.outputs import shown
 from ebwm_cli.run.pairs import NO_SCORE, Pairs, counted, defined, differ, origin, paired_batches, positions
 from ebwm_cli.run.report_facets import FacetsRow, Measured, StepsLoss
 from ebwm_cli.run.statistics import auroc, spearman
+from ebwm_cli.run.thinking import drop_of
+from ebwm_cli.run.thought_words import stop_in_words
 from ebwm_cli.world.protocol import Judge
 from ebwm_cli.world.update import step_generator
 
@@ -149,8 +151,9 @@ def _thought(
         return Measured(value=None, how=NO_STEPS), Measured(value=None, how=NO_STEPS), [], NO_STEPS
     think = loaded.recipe.think.model_copy(update={"samples": 1, "steps": BUDGET})
     used = _steps_used(loaded, held_out, think.model_copy(update={"stop": "energy"}), seed)
-    each = f"each position stopping once a step lowers its {loaded.world.score} by less than {think.tolerance:g} of "
-    each += f"the whole drop, after at most {BUDGET} steps, at {positions(used)}"
+    drop = drop_of(loaded.world, think)
+    each = stop_in_words(loaded.world.score, think.tolerance, drop, think.patience, BUDGET)
+    each += f", at {positions(used)}"
     correlation = defined(spearman(used, difficulty.errors))
     how = f"Spearman of the steps used with the one-step error of {difficulty.reference}; {each}"
     if correlation is None:
@@ -159,7 +162,7 @@ def _thought(
     losses = [float(predict_windows(loaded, held_out, budget, seed).errors.mean()) for budget in fixed]
     return (
         Measured(value=correlation, how=how),
-        Measured(value=float(used.mean()), how=f"mean steps used, {each}"),
+        Measured(value=float(used.mean()), how=f"mean steps used; {each}"),
         [StepsLoss(steps=steps, loss=loss) for steps, loss in zip(BY_STEPS, losses, strict=True)],
         f"mean one-step loss with exactly so many steps from one start, at {positions(used)}",
     )

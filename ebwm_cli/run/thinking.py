@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from ebwm_cli.errors import UsageError
 from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.run.checkpoint import LoadedWorld
+from ebwm_cli.world.protocol import WorldModel
 
 
 def thinking_as(loaded: LoadedWorld, asked: Mapping[str, Any]) -> LoadedWorld:
@@ -34,3 +35,9 @@ def budget_of(habits: ThinkSection, asked: Mapping[str, Any], further: Mapping[s
     except ValidationError as error:
         problems = [f"--{each['loc'][0]}: {each['msg'][0].lower()}{each['msg'][1:]}" for each in error.errors()]
         raise UsageError("; ".join(problems), "--steps 16 --samples 4 --stop energy") from None
+
+
+def drop_of(world: WorldModel, think: ThinkSection) -> str:
+    """What `think.tolerance` is a fraction of in `world`: the `typical` drop where that is asked for and known, else a
+    position's `own`."""
+    return "own" if world.settling_drop(think) is None else "typical"

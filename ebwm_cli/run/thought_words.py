@@ -1,7 +1,7 @@
 """What happened in a thought, in words: did the energy settle, did it rise, do samples agree, how low is the answer's.
 
-Settled at step k: from there on no step lowers the energy by tolerance * (E_0 - E_k) or more. Pure functions of
-numbers: no terminal, no markup.
+Settled at step k: from there on no step lowers the energy by tolerance * drop or more, the drop being the typical one
+in training or the state's own, E_0 - E_k. Pure functions of numbers: no terminal, no markup.
 """
 
 # H predicted states, K descent steps
@@ -18,6 +18,8 @@ from ebwm_cli.run.words import number, safe
 
 ROUNDING = 5e-6
 """Changes of an energy smaller than this part of it are its last digits."""
+DROPS = {"own": "its own drop so far", "typical": "the typical drop in training"}
+"""What a step's share is taken of, by the report's `drop`."""
 KEPT = {"energy": "lowest kept", "gap": "largest fall kept", "mean": "their mean kept", "random": "any one kept"}
 """What became of several starts, by `think.select`."""
 
@@ -37,37 +39,53 @@ class Course:
     settled: int | None
     """From which on it hardly fell; where it stopped, if it did."""
     falling: float
-    """What the last one still took, as a part of the whole drop."""
+    """What the last one still took, as a part of the drop."""
 
 
-def course_of(energies: Sequence[float], used: int, budget: ThinkSection) -> Course:
-    """Read the energies E_0 .. E_K of a state that `used` steps were taken for."""
+def stop_in_words(score: str, tolerance: float, drop: str, patience: int, budget: int) -> str:
+    """When a position stops that stops by its score, `drop` being a key of DROPS."""
+    times = f"{patience} times in a row, " if patience > 1 else ""
+    return (
+        f"each position stops once a step lowers its {score} by less than {tolerance:g} of {DROPS[drop]}, {times}after "
+        f"at most {budget} steps"
+    )
+
+
+def course_of(energies: Sequence[float], used: int, budget: ThinkSection, drop: float | None) -> Course:
+    """Read the energies E_0 .. E_K of a state that `used` steps were taken for; `drop` is what `budget.tolerance` is a
+    fraction of, None: its own."""
     seen = energies[: used + 1]
     lost = next((k for k, energy in enumerate(seen) if not math.isfinite(energy)), None)
     seen = seen[:lost]
     digits = ROUNDING * max((abs(energy) for energy in seen), default=0.0)
     drops = [seen[k - 1] - seen[k] for k in range(1, len(seen))]
-    rose = next((k for k, drop in enumerate(drops, start=1) if drop < -digits), None)
-    fell = [drop > 0 and drop >= budget.tolerance * (seen[0] - seen[k]) for k, drop in enumerate(drops, start=1)]
+    rose = next((k for k, each in enumerate(drops, start=1) if each < -digits), None)
+    wholes = [seen[0] - energy if drop is None else drop for energy in seen[1:]]
+    fell = [each > 0 and each >= budget.tolerance * whole for each, whole in zip(drops, wholes, strict=True)]
     moving = max((k for k, still in enumerate(fell, start=1) if still), default=0)
     settled = used if used < budget.steps else moving + 1 if moving < len(fell) else None
-    whole = seen[0] - seen[-1] if seen else 0.0
     return Course(
         steps=used,
         lost=lost,
         rose=rose,
         rise=-drops[rose - 1] if rose else 0.0,
         settled=settled,
-        falling=drops[-1] / whole if whole > 0 else 0.0,
+        falling=drops[-1] / wholes[-1] if wholes and wholes[-1] > 0 else 0.0,
     )
 
 
-def descent_in_words(score: str, energies: Sequence[Sequence[float]], used: Sequence[int], budget: ThinkSection) -> str:
+def descent_in_words(
+    score: str,
+    energies: Sequence[Sequence[float]],
+    used: Sequence[int],
+    budget: ThinkSection,
+    drop: float | None = None,
+) -> str:
     """Whether and when the energies (H, K+1) of H predicted states settled, after `used` (H,) of the budget's steps;
-    `score` is what they are."""
+    `score` is what they are, `drop` as `course_of` has it."""
     if not budget.steps:
         return "no step was taken"
-    courses = [course_of(each, steps, budget) for each, steps in zip(energies, used, strict=True)]
+    courses = [course_of(each, steps, budget, drop) for each, steps in zip(energies, used, strict=True)]
     lost = [each for each in courses if each.lost is not None]
     rose = [each for each in courses if each.lost is None and each.rose]
     settled = [each for each in courses if each.lost is None and not each.rose and each.settled is not None]
@@ -80,7 +98,7 @@ def descent_in_words(score: str, energies: Sequence[Sequence[float]], used: Sequ
     if settled:
         said.append((len(settled), _settled(score, settled, budget)))
     if falling:
-        said.append((len(falling), _falling(falling, budget.steps)))
+        said.append((len(falling), _falling(falling, budget.steps, "its whole" if drop is None else "the typical")))
     if len(said) == 1:
         return said[0][1]
     return "; ".join(f"{count} of {len(courses)} states: {words}" for count, words in said)
@@ -105,12 +123,12 @@ def _settled(score: str, courses: list[Course], budget: ThinkSection) -> str:
     return f"{how} after {_span(steps)} of {budget.steps} step{'s' * (budget.steps > 1)}{taken}"
 
 
-def _falling(courses: list[Course], steps: int) -> str:
+def _falling(courses: list[Course], steps: int, drop: str) -> str:
     if steps == 1:
         return "one step was taken, too few to tell whether it settles"
     shares = sorted(100 * each.falling for each in courses)
     span = f"{shares[0]:.1f}" if len(shares) == 1 else f"{shares[0]:.1f} to {shares[-1]:.1f}"
-    return f"not settled after {steps} steps: still falling by {span} % of its whole drop per step"
+    return f"not settled after {steps} steps: still falling by {span} % of {drop} drop per step"
 
 
 def _span(values: list[int]) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ebwm_cli.model.state_space import gaussian, uniform
 from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.sampler.denoising import denoise, level_of, signal_and_noise
-from ebwm_cli.world.observing import Memory, ObservingWorld, best_of, stopping_of
+from ebwm_cli.world.observing import Memory, ObservingWorld, best_of
 from ebwm_cli.world.protocol import Prediction
 
 JUDGED_TIMES = (0.3, 0.5, 0.7)
@@ -74,7 +74,7 @@ class DiffusionWorld(ObservingWorld):
             unit=self.space.unit,
             shift=self.space.noise_shift,
             geometry=self.space,
-            stopping=stopping_of(think),
+            stopping=self._stopping(think),
             record=record,
         )
         return best_of(run, samples, select=think.select, space=self.space, rng=rng)

@@ -28,7 +28,7 @@ from ebwm_cli.sampler.schedule import draw_count
 from ebwm_cli.sampler.settling import settle
 from ebwm_cli.world.gradient import RunningLoss
 from ebwm_cli.world.learning import Lesson, learn
-from ebwm_cli.world.observing import Memory, ObservingWorld, best_of, stopping_of
+from ebwm_cli.world.observing import Memory, ObservingWorld, best_of
 from ebwm_cli.world.protocol import Prediction
 
 SMALLEST_STEP_SIZE = 1e-4
@@ -131,6 +131,10 @@ class EnergyWorld(ObservingWorld):
             known = self.typical_drop
             known.copy_(torch.where(known == 0, drop, DROP_DECAY * known + (1 - DROP_DECAY) * drop))
 
+    def settling_drop(self, think: ThinkSection) -> Tensor | None:
+        """The mean one in training, where `think` asks for it."""
+        return self.typical_drop if think.drop == "typical" else None
+
     def training_scale(self) -> float | Tensor:
         """What moves are shortened by in training: what the largest curvature found last bears."""
         rules = self.model.descent
@@ -220,7 +224,7 @@ class EnergyWorld(ObservingWorld):
             "record": record,
             "geometry": self.space,
         }
-        stopping, control = stopping_of(think, self.typical_drop), None
+        stopping, control = self._stopping(think), None
         if rules.step_control == "spectral":
             fraction = rules.spectral_fraction
             control = StepControl(step_size=self.step_size, anchor=rules.anchor, fraction=fraction, rng=rng)

@@ -103,13 +103,6 @@ def best_of(
     return replace(prediction, state=state, energies=energies.mean(2), path=path)
 
 
-def stopping_of(think: ThinkSection, typical_drop: Tensor | None = None) -> Stopping | None:
-    """The rule that `think` asks for; `typical_drop` of the score (0-dim), where it is known."""
-    if think.stop == "energy":
-        return EnergySettled(think.tolerance, think.patience, typical_drop if think.drop == "typical" else None)
-    return Still(think.tolerance, think.patience) if think.stop == "still" else None
-
-
 class ObservingWorld(nn.Module, ABC):
     """A network that observes, the space its states live in, and what the recipe says of reading them: what is common
     to every `WorldModel`."""
@@ -143,6 +136,10 @@ class ObservingWorld(nn.Module, ABC):
     def learned(self, measures: Mapping[str, float]) -> None:
         """Take note of what an update that moved the weights measured, all its windows together."""
 
+    def settling_drop(self, think: ThinkSection) -> Tensor | None:
+        """None: no typical drop is kept."""
+        return None
+
     def kept_tensors(self) -> dict[str, Tensor]:
         """What training keeps beside the weights, by name: nothing."""
         return {}
@@ -169,6 +166,12 @@ class ObservingWorld(nn.Module, ABC):
     @abstractmethod
     def hidden(self, candidate: Tensor, memory: Memory) -> Tensor:
         """See `WorldModel`."""
+
+    def _stopping(self, think: ThinkSection) -> Stopping | None:
+        """The rule that `think` asks for."""
+        if think.stop == "energy":
+            return EnergySettled(think.tolerance, think.patience, self.settling_drop(think))
+        return Still(think.tolerance, think.patience) if think.stop == "still" else None
 
     def blurred(self, context: Tensor, rng: torch.Generator) -> Tensor:
         """`context` (B, T, ...) as training reads it: with noise of a level that each window draws for itself."""

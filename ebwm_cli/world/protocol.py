@@ -77,6 +77,11 @@ class WorldModel(Protocol):
         """Predict the state after each of the last `positions` remembered ones (None: all of them)."""
         ...
 
+    def settling_drop(self, think: ThinkSection) -> Tensor | None:
+        """The drop of the score, 0-dim, that `think.tolerance` is a fraction of at every position; None: each goes by
+        its own so far."""
+        ...
+
     def hidden(self, candidate: Tensor, memory: Any) -> Tensor:
         """Final hidden states (B, T', W) of the last T' positions while they hold `candidate` (B, T', D)."""
         ...
