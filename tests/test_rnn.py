@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from kinds import CONTEXT, rng, windows, world_of
@@ -117,3 +121,27 @@ def test_forgetting_hidden_states_leaves_the_memory_it_came_from(cell):
     assert (memory.length, short.length, memory.last(9).length) == (5, 2, 5)
     assert torch.equal(short.hidden, memory.hidden[:, -2:])
     assert all(torch.equal(a, b) for a, b in zip(short.cell, memory.cell, strict=True))
+
+
+BF16 = """
+import torch
+from ebwm_cli.model.rnn import RecurrentNetwork
+network = RecurrentNetwork(8, 2, "{cell}")
+torch.nn.init.normal_(network.past.weight)
+states = torch.randn(3, 12, 8)
+exact = network.observe(states).hidden
+with torch.autocast("cpu", torch.bfloat16):
+    rounded = network.observe(states[:, 8:], network.observe(states[:, :8])).hidden
+rounded.float().sum().backward()
+off = (rounded - exact).abs().max().item()
+print(torch.ops.mkldnn._is_mkldnn_bf16_supported(), 0 < off < 0.1)
+"""
+
+
+@each_cell
+def test_bf16_runs_on_a_cpu_without_its_instructions(cell):
+    """oneDNN held to AVX2 refuses an LSTM in bf16, and reads that limit at its first use only: a process apart."""
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    line = [sys.executable, "-c", BF16.format(cell=cell)]
+    told = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
+    assert told.stdout.split() == ["False", "True"], told.stderr

@@ -14,8 +14,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.backends import mkldnn
 
 from ebwm_cli.model.trunk import RMSNorm
+
+
+def _has_bf16_kernels(device: torch.device) -> bool:
+    """Whether a cell can run in bf16 on `device`: on CPUs without AVX-512 oneDNN refuses an LSTM in bf16, and torch's
+    own kernels take many times as long as in fp32."""
+    return device.type != "cpu" or (mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,12 @@ class RecurrentNetwork(nn.Module):
         before: Any = None if memory is None else memory.cell
         if memory is not None and not isinstance(self.cell, nn.LSTM):
             (before,) = memory.cell
-        out, after = self.cell(self.norm_in(observed), before)
+        normed = self.norm_in(observed)
+        if _has_bf16_kernels(normed.device):
+            out, after = self.cell(normed, before)
+        else:
+            with torch.autocast(normed.device.type, enabled=False):
+                out, after = self.cell(normed.to(self.past.weight.dtype), before)
         hidden = self.norm(self.past(observed) + out)
         if memory:
             hidden = torch.cat([memory.hidden, hidden], dim=1)
