@@ -18,7 +18,7 @@ COLUMNS = 4
 """Checkpoints side by side; more of them get tables of their own."""
 SAME_PLACE = ("score", "score_without_anchor", "prediction")
 """What is shown at the same position too; of the others it is in the report."""
-WITHIN = ("score_above", "score_relative", "score_without_anchor", "candidate_doubt")
+WITHIN = ("score_above", "score_without_anchor", "candidate_doubt")
 """What is a variant of the line above it."""
 CHANCE = 0.5
 

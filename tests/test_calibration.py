@@ -247,7 +247,6 @@ def test_every_position_is_held_against_its_own_false_states() -> None:
                 bottom = far(said, 2 * last) + 7 * far(said, last)
                 heights = [far(each, 2 * last) + 7 * far(each, last) - bottom for each in (wrong, truth)]
                 note(key, "score_above", *heights)
-                note(key, "score_relative", *[each / (bottom + 0.02 * states.shape[1]) for each in heights])
                 note(key, "score_without_anchor", far(wrong, 2 * last), far(truth, 2 * last))
                 note(key, "prediction", far(wrong, said), far(truth, said))
                 note(key, "candidate_doubt", far(wrong, last), far(truth, last))
@@ -479,8 +478,7 @@ def test_every_kind_is_measured_and_says_how(report: CalibrationReport) -> None:
     assert len({row.name for row in report.rows}) == len(KINDS)
     for row in report.rows:
         assert [each.key for each in row.telling] == [
-            "score", "score_above", "score_relative", "score_without_anchor", "prediction", "doubt", "candidate_doubt",
-            "reference",
+            "score", "score_above", "score_without_anchor", "prediction", "doubt", "candidate_doubt", "reference",
         ]  # fmt: skip
         for each in row.telling:
             for found in (each.auroc, each.same_place):

@@ -1,6 +1,6 @@
 """The energy-based transformer: E(x_1..x_t, y), one scalar per position (EBT, arXiv 2507.02092).
 
-energy_t = w . norm(trunk(y_t | x_1 .. x_t)) [- A h_t . y_t / sqrt(W)] [+ level(h_t)], h_t = norm(trunk(x_1 .. x_t)).
+energy_t = w . norm(trunk(y_t | x_1 .. x_t)) [- A h_t . y_t / sqrt(W)], h_t = norm(trunk(x_1 .. x_t)).
 It scores candidates and never moves them; what a state is, and how it was embedded, it does not know.
 """
 
@@ -23,10 +23,10 @@ class EnergyTransformer(nn.Module):
 
     `step_conditioning`: `none`; `embedding`, a learned vector per landscape added to the candidate; `adaln`, a shift,
     scale and gate per landscape in every block. Either touches the candidate stream alone, so a Memory serves all
-    landscapes. `compatibility` adds the first term in brackets: the context's own say, whose gradient is an output
+    landscapes. `compatibility` adds the term in brackets: the context's own say, whose gradient is an output
     layer; `turned` gives it the matrix A, for candidates that are embedded by the table observed states are. `squares`
-    reads the energy as |A h|^2 / 2 of the hidden state, which is never below 0. `levelled` is for what is added to the
-    energies of all candidates alike (`level_of`), the last term.
+    reads the energy as |A h|^2 / 2 of the hidden state, which is never below 0. `levelled` keeps with the weights what
+    energies after one context are measured in, `level`: whoever descends has no use for it.
     """
 
     def __init__(
@@ -86,16 +86,6 @@ class EnergyTransformer(nn.Module):
                 energy = energy - torch.linalg.vecdot(context.to(candidate), candidate) / math.sqrt(self.width)
         return energy
 
-    def level_of(
-        self, memory: Memory, count: int, positions: Tensor | None = None, rows: Tensor | None = None
-    ) -> Tensor | None:
-        """What is added to the energies of `count` candidates after the states that `energy` would place them after,
-        (B, T') or (1, n), fp32; None where nothing is."""
-        if self.level is None:
-            return None
-        with torch.autocast(memory.hidden.device.type, enabled=False):
-            return self.level(said_before(memory, count, positions, rows).to(self.head.weight.dtype))
-
     def _read(self, hidden: Tensor) -> Tensor:
         """(B, T', W) -> (B, T')."""
         read = self.head(hidden)
@@ -132,7 +122,7 @@ def initialise(network: EnergyTransformer) -> None:
     | landscape embeddings | normal, std 0.02 |
     | adaLN modulations | 0: every landscape starts as the plain block |
     | energy head beside a compatibility term | 0: the context speaks first, and the trunk improves on it |
-    | level | 0: nothing is added before it is fitted |
+    | level | 0: energies are what they are before it is fitted |
     | the matrix A of that term | orthogonal: else a token's own embedding says that it comes again |
     """
     initialise_matrices(network)

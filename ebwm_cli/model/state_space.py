@@ -163,7 +163,7 @@ class LatentSpace(nn.Module):
 
     in_nats = False
     unit = 1.0
-    alike = 0.02
+    alike = 0.005
     noise_shift = 1.0
     doubt_name = "size of the predicted move"
 

@@ -33,9 +33,8 @@ from ebwm_cli.world.update import step_generator
 
 NOISES = (0.3, 0.1)
 """How wrong near misses are, as `StateSpace.near_miss` has it."""
-SCORE, ABOVE, RELATIVE, BARE, PREDICTION, DOUBT, OWN_DOUBT, REFERENCE = (
-    "score", "score_above", "score_relative", "score_without_anchor", "prediction", "doubt", "candidate_doubt",
-    "reference",
+SCORE, ABOVE, BARE, PREDICTION, DOUBT, OWN_DOUBT, REFERENCE = (
+    "score", "score_above", "score_without_anchor", "prediction", "doubt", "candidate_doubt", "reference",
 )  # fmt: skip
 OTHER, SHUFFLED, PAST, TWO_AHEAD = "other", "shuffled", "past_shuffled", "two_ahead"
 UNDEFINED = "undefined: one of them is the same everywhere"
@@ -155,7 +154,6 @@ class _Teller:
         if judge is not None and bottom is not None:
             numbers[SCORE] = judge.judge(candidate, memory)
             numbers[ABOVE] = numbers[SCORE] - bottom
-            numbers[RELATIVE] = numbers[ABOVE] / (bottom.clamp_min(0) + space.numbers * space.alike)
             numbers[BARE] = judge.judge(candidate, memory, candidate)
         return numbers | {
             PREDICTION: space.divergence(candidate, prediction),
@@ -267,12 +265,10 @@ def _ways(loaded: LoadedWorld, reference: str) -> list[tuple[str, str, str, str]
     if space.in_nats:
         pull = "its KL from the start in nats, of a uniform start the same for every certain token and less for others"
         apart = "KL in nats of a candidate from the model's own prediction, of a certain token its -ln p"
-    floor = f"{space.numbers * space.alike:g} is added to that, which errors below it hardly differ by"
     anchored = f"the start is the state space's own, and an anchor, where there is one, adds {pull}"
     return [
         (SCORE, score, f"total {score} of a candidate", anchored),
         (ABOVE, "above the prediction's", f"{score} of a candidate less that of the model's own prediction", ""),
-        (RELATIVE, "relative to it", f"the same over the prediction's own {score}, where that is above 0", floor),
         (BARE, "without its anchor", f"{score} of a candidate that is its own start, so that no anchor adds to it", ""),
         (PREDICTION, "distance from prediction", apart, ""),
         (DOUBT, space.doubt_name, f"{space.doubt_name}, which sees no candidate", ""),

@@ -82,6 +82,13 @@ def trunk_flops(model: TrunkSection, new: int, visible: int) -> float:
     return float(model.layers * (linear + attention))
 
 
+def first_move_is_made(model: EbtSection, think: ThinkSection) -> bool:
+    """Whether every descent begins with the whole move from the state space's own start that a level is read from:
+    then it costs nothing more."""
+    plain = model.descent.step_control != "spectral" and model.landscapes == 1 and model.start != "noise"
+    return plain and think.steps > 0 and not think.backtrack
+
+
 def energy_flops(model: EbtSection, spec: StateSpec, think: ThinkSection, space: SpaceCost) -> Flops:
     """Of learning through descent, and of descending."""
     length, rules = spec.context, model.descent
@@ -111,6 +118,8 @@ def energy_flops(model: EbtSection, spec: StateSpec, think: ThinkSection, space:
     remember = one + space.read + forecast + turned
     tries = think.steps if think.backtrack else 1  # where each move leads, or the last one
     per_state = think.samples * (think.steps * look + tries * test) + remember
+    if model.energies.level and not first_move_is_made(model, think):
+        per_state += look + test
     return Flops(per_window, per_state, remember, look, test)
 
 

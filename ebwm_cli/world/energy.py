@@ -10,6 +10,7 @@ of the loss passes through the descent. Knows no optimizer, file or terminal.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ebwm_cli.model.ebt import EnergyTransformer
+from ebwm_cli.model.level import Measure
 from ebwm_cli.model.state_space import gaussian
 from ebwm_cli.model.trunk import Memory as TrunkMemory
 from ebwm_cli.recipe.model import EbtSection
@@ -26,6 +28,7 @@ from ebwm_cli.sampler.descent import EnergyFn, Trajectory, descend, total_energy
 from ebwm_cli.sampler.replay import ReplayBuffer
 from ebwm_cli.sampler.schedule import draw_count
 from ebwm_cli.sampler.settling import settle
+from ebwm_cli.world.costs import first_move_is_made
 from ebwm_cli.world.gradient import RunningLoss
 from ebwm_cli.world.learning import Lesson, learn
 from ebwm_cli.world.observing import Memory, ObservingWorld, best_of
@@ -190,17 +193,67 @@ class EnergyWorld(ObservingWorld):
         """Descend `think.samples` times for each of the last `positions` states, all against one Memory, and keep the
         lowest energy. The first sample starts where training does, the others `think.start_noise` away from it."""
         count, samples = positions or memory.length, think.samples
+        run, origin = self.descended(memory, think, rng, positions=count, record=record)
+        if self.network.level is not None:
+            made = first_move_is_made(self.model, think)
+            level = self._level(memory, count, run if made else None).repeated(samples)
+            run = replace(run, energies=level(run.energies))
+            if not made:
+                first = torch.zeros_like(run.looks)
+                first[:, :count] = 1
+                run = replace(run, looks=run.looks + first, tries=run.tries + first)
+        return best_of(run, samples, origin, select=think.select, space=self.space, rng=rng)
+
+    def descended(
+        self,
+        memory: Memory,
+        think: ThinkSection,
+        rng: torch.Generator,
+        *,
+        positions: int | None = None,
+        record: bool = False,
+    ) -> tuple[Trajectory, Tensor]:
+        """What all those descents were, sample by sample (B, M*P, ...), their energies not yet levelled; and what the
+        anchor pulled to (B, M*P, D)."""
+        count, samples = positions or memory.length, think.samples
         where = memory.positions(count, samples)
         states, hidden = memory.states[:, -count:], memory.kept.hidden[:, -count:]
-        # (B, M*P, D), sample by sample
         origin = self.space.start(torch.cat([states] * samples, 1), torch.cat([hidden] * samples, 1), rng)
         start = origin
         if samples > 1:
             start = origin.clone()
             others = start[:, count:]
             others += think.start_noise * gaussian(others.shape, rng, others)
-        run = self._run(think, memory, where, start, origin, rng, record)
-        return best_of(run, samples, origin, select=think.select, space=self.space, rng=rng)
+        return self._run(think, memory, where, start, origin, rng, record), origin
+
+    @torch.no_grad()
+    def first_energies(self, memory: Memory, count: int, made: Trajectory | None = None) -> Tensor:
+        """Total energies (B, P) that a whole first move from the state space's own start leads to, after the last
+        `count` states: read off a run whose first samples `made` it, or found by one look more."""
+        if made is not None:
+            return made.energies[:, :count, 1]
+        rules = self.model.descent
+        return descend(
+            self.landscapes(memory.kept),
+            self._own_start(memory, count),
+            steps=1,
+            step_size=self.step_size,
+            step_scale=self.training_scale(),
+            anchor=rules.anchor,
+            gradient_clamp=rules.gradient_clamp,
+            geometry=self.space,
+        ).energies[..., -1]
+
+    def _level(self, memory: Memory, count: int, made: Trajectory | None = None) -> Measure:
+        """What energies after the last `count` states are measured in."""
+        assert self.network.level is not None
+        said = memory.kept.hidden[:, -count:].to(self.network.head.weight.dtype)
+        return self.network.level(said, self.first_energies(memory, count, made))
+
+    def _own_start(self, memory: Memory, count: int) -> Tensor:
+        """The state space's own start (B, P, D) after the last `count` states, always the same one."""
+        rng = torch.Generator().manual_seed(0)
+        return self.space.start(memory.states[:, -count:], memory.kept.hidden[:, -count:], rng)
 
     def _run(
         self,
@@ -254,33 +307,29 @@ class EnergyWorld(ObservingWorld):
 
     @torch.no_grad()
     def judge(self, candidate: Tensor, memory: Memory, start: Tensor | None = None) -> Tensor:
-        """Total energy (B, P) of candidates (B, P, D) as next states of the last P remembered ones. `start` is what
-        the anchor pulls to, by default the state space's own start."""
-        origin = start
-        if origin is None:
-            count, rng = candidate.shape[1], torch.Generator().manual_seed(0)
-            origin = self.space.start(memory.states[:, -count:], memory.kept.hidden[:, -count:], rng)
-        return total_energy(
+        """Total energy (B, P) of candidates (B, P, D) as next states of the last P remembered ones, levelled where the
+        recipe has that. `start` is what the anchor pulls to, by default the state space's own start."""
+        count = candidate.shape[1]
+        total = total_energy(
             self.landscapes(memory.kept),
             candidate,
-            origin,
+            self._own_start(memory, count) if start is None else start,
             step=self.model.landscapes - 1,
             step_size=self.step_size,
             anchor=self.model.descent.anchor,
             geometry=self.space,
         )
+        if self.network.level is None:
+            return total
+        return self._level(memory, count)(total.unsqueeze(-1)).squeeze(-1)
 
     def landscapes(
-        self, trunk: TrunkMemory, positions: Tensor | None = None, rows: Tensor | None = None, *, levelled: bool = True
+        self, trunk: TrunkMemory, positions: Tensor | None = None, rows: Tensor | None = None
     ) -> list[EnergyFn]:
-        """The sampler's view of the network, one energy function per landscape: points in, energies out; with what the
-        context adds to all of them, or without."""
-        with torch.no_grad():  # found once, as no candidate changes it
-            level = self.network.level_of(trunk, trunk.length, positions, rows) if levelled else None
+        """The sampler's view of the network, one energy function per landscape: points in, energies out."""
 
         def energy(point: Tensor, landscape: int) -> Tensor:
             with self._precision(point):
-                found = self.network.energy(self.space.embed_candidate(point), trunk, landscape, positions, rows)
-            return found if level is None else found + level[:, -found.shape[1] :]
+                return self.network.energy(self.space.embed_candidate(point), trunk, landscape, positions, rows)
 
         return [partial(energy, landscape=landscape) for landscape in range(self.network.num_landscapes)]

@@ -33,7 +33,7 @@ class Descending(Protocol):
     network: EnergyTransformer
 
     def landscapes(
-        self, trunk: TrunkMemory, positions: Tensor | None = None, rows: Tensor | None = None, *, levelled: bool = True
+        self, trunk: TrunkMemory, positions: Tensor | None = None, rows: Tensor | None = None
     ) -> list[EnergyFn]: ...
 
     def training_scale(self) -> float | Tensor: ...
@@ -91,7 +91,7 @@ def learn(world: Descending, lesson: Lesson, running: RunningLoss, rng: torch.Ge
         "measure": False,
         "geometry": space,
     }
-    landscapes, step_size = world.landscapes(lesson.trunk, levelled=False), lesson.step_size
+    landscapes, step_size = world.landscapes(lesson.trunk), lesson.step_size
     settled = descend(landscapes, start, steps=lesson.free, step_size=step_size.detach(), **shared)
     trained = descend(
         landscapes,
