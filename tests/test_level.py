@@ -12,7 +12,7 @@ from training import levelled as with_level
 
 from ebwm_cli.data.loader import Loader
 from ebwm_cli.data.store import open_set
-from ebwm_cli.model.level import SAY, Level, ridge
+from ebwm_cli.model.level import SAY, FirstMove, Level, ridge
 from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.run.checkpoint import load_world
 from ebwm_cli.run.statistics import auroc, spearman
@@ -54,44 +54,49 @@ ZERO = HIDDEN @ torch.tensor([0.3, 0.0, -0.1, 0.0, 0.2]) - 40
 UNIT = (HIDDEN @ torch.tensor([0.0, 0.7, 0.0, -0.3, 0.0]) + 1).exp()
 
 
+NOTHING = torch.zeros(2000)
+STILL = FirstMove(NOTHING, NOTHING)
+
+
 def test_a_level_finds_zero_and_unit_where_they_are_what_it_can_say():
-    """Errors log-linear in what the trunk says; descents end at what is linear in it and in their first energies."""
-    first = 2 * torch.randn(2000, generator=rng(1))
-    ended = ZERO + 0.8 * first
+    """Errors log-linear in what the trunk says and in how far a first move goes; descents that end at what is linear in
+    the first and in the energy that this move leads to."""
+    first = FirstMove(2 * torch.randn(2000, generator=rng(1)), torch.randn(2000, generator=rng(2)).exp())
+    ended, error = ZERO + 0.8 * first.energy, UNIT * first.length
     level = Level(5)
-    level.fit((HIDDEN, UNIT - 0.01), (HIDDEN, first, ended), floor=0.01)
+    level.fit((HIDDEN, first.length, error), (HIDDEN, first.energy, ended), floor=1e-3)
     measure = level(HIDDEN, first)
     assert (measure.zero - ended).std() < 0.15 * ended.std()
-    assert (measure.unit.log() - UNIT.log()).std() < 0.15 * UNIT.log().std()
+    assert (measure.unit.log() - error.log()).std() < 0.15 * error.log().std()
     heights = torch.tensor([0.0, 0.5, 3.0])
-    energies = ended[:, None] + heights * UNIT[:, None]
+    energies = ended[:, None] + heights * error[:, None]
     found = measure(energies)
     assert torch.allclose(found, (energies - measure.zero[:, None]) / measure.unit[:, None] + measure.added[:, None])
-    assert torch.allclose(measure.added, SAY * (measure.unit.log() - UNIT.log().mean()), atol=0.01)
+    assert torch.allclose(measure.added, SAY * (measure.unit.log() - error.log().mean()), atol=0.01)
     assert (found[:, 1:] > found[:, :-1]).all()
-    assert spearman(found[:, 0].numpy(), UNIT.numpy()) > 0.9  # predictions are ordered by their errors
+    assert spearman(found[:, 0].numpy(), error.numpy()) > 0.9  # predictions are ordered by their errors
     levelled, raw = (auroc(each[:, 2].numpy(), each[:, 1].numpy()) for each in (found, energies))
-    assert levelled > 0.98 > 0.95 > raw  # one threshold serves all contexts
+    assert levelled > 0.9 > raw + 0.05  # one threshold serves all contexts
 
 
 def test_nothing_is_foretold_beyond_the_errors_that_were_seen():
     level = Level(5)
-    level.fit((HIDDEN, UNIT), (HIDDEN, torch.zeros(2000), ZERO), floor=0.01)
-    far = level(100 * HIDDEN, torch.zeros(2000)).unit
-    assert far.min() >= level(HIDDEN, torch.zeros(2000)).unit.min() - 1e-4
-    assert far.max() <= level(HIDDEN, torch.zeros(2000)).unit.max() + 1e-4
+    level.fit((HIDDEN, NOTHING, UNIT), (HIDDEN, NOTHING, ZERO), floor=0.01)
+    far, near = level(100 * HIDDEN, STILL).unit, level(HIDDEN, STILL).unit
+    assert far.min() >= near.min() - 1e-4
+    assert far.max() <= near.max() + 1e-4
 
 
 def test_errors_that_are_all_nothing_have_the_floor_as_unit():
     level = Level(5)
-    level.fit((HIDDEN, torch.zeros(2000)), (HIDDEN, torch.zeros(2000), torch.full((2000,), 9.0)), floor=0.5)
-    found = level(HIDDEN, torch.zeros(2000))(torch.full((2000, 1), 9.5))
-    assert torch.allclose(found, torch.ones(2000, 1), atol=1e-4)
+    level.fit((HIDDEN, NOTHING, NOTHING), (HIDDEN, NOTHING, NOTHING + 9), floor=0.5)
+    assert torch.allclose(level(HIDDEN, STILL)(NOTHING[:, None] + 9.5), torch.ones(2000, 1), atol=1e-4)
 
 
 def test_a_level_that_was_not_fitted_changes_no_energy():
     energies = torch.randn(2000, 3, generator=rng())
-    assert torch.equal(Level(5)(HIDDEN, torch.randn(2000))(energies), energies)
+    moved = FirstMove(torch.randn(2000), torch.randn(2000).square())
+    assert torch.equal(Level(5)(HIDDEN, moved)(energies), energies)
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
@@ -99,8 +104,8 @@ def test_fitted_energies_of_predictions_are_nothing_on_average(modality):
     world, states = fitted(modality)
     memory = world.observe(states[:, :-1])
     made = world.predict(memory, THINK, rng())
-    (run, _), level = world.descended(memory, THINK, rng()), world.network.level
-    measure = level(memory.kept.hidden, run.energies[..., 1])
+    run, _ = world.descended(memory, THINK, rng())
+    measure = world.network.level(memory.kept.hidden, world.first_move(memory, memory.length))
     assert made.energy.mean().item() == pytest.approx(0.0, abs=0.2)
     assert torch.allclose(made.energy, (run.energies[..., -1] - measure.zero) / measure.unit + measure.added, atol=1e-4)
     assert (run.energies[..., -1] - measure.zero).std() < run.energies[..., -1].std()
@@ -112,8 +117,7 @@ def test_a_level_moves_nothing(modality):
     level, states = fitted(modality)
     plain = world_of("ebt", modality, stirred=0.1)
     known = [world.observe(states[:, :-1]) for world in (plain, level)]
-    run, _ = plain.descended(known[0], THINK, rng())
-    measure = level.network.level(known[1].kept.hidden, run.energies[..., 1])
+    measure = level.network.level(known[1].kept.hidden, plain.first_move(known[0], states.shape[1] - 1))
     assert measure.zero.std() > 0.001
     assert measure.unit.std() > 0.001
     for stop in ("fixed", "energy"):
@@ -170,9 +174,10 @@ def test_fitting_again_finds_the_same_whatever_was_fitted_before():
 
 def test_an_abandoned_fit_changes_nothing():
     world, states = levelled("video"), windows("video", batch=64)
+    before = {name: tensor.clone() for name, tensor in world.network.level.state_dict().items()}
     asked = iter([False, False, True])
     assert not fit_level(world, states.split(32), states.split(32), THINK, rng(), lambda: next(asked))
-    assert not any(tensor.any() for tensor in world.network.level.state_dict().values())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in world.network.level.state_dict().items())
 
 
 def test_the_model_a_training_leaves_has_a_level_and_the_weights_of_one_that_has_none(tmp_path):

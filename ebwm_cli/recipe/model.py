@@ -79,10 +79,9 @@ class EnergiesSection(Section):
     regularization: NonNegative = 0.0
     """Mean square of the energies of truth and prediction, per number of a state."""
     level: bool = False
-    """No term of the loss: whenever a model is kept, a term of the context alone is fitted to predictions of training
-    windows and added to the energy, so that the total energy of a prediction is about its half squared distance from
-    the truth (tokens: its cross-entropy). It moves no candidate: energies of different contexts get a common zero, and
-    predictions stay what they are."""
+    """No term of the loss: whenever a model is kept, a zero and a unit of energies are fitted to predictions of
+    training windows, for every context its own: where descents end, and the error to be expected of a prediction. So
+    energies after different contexts compare. No candidate moves otherwise for it: predictions stay what they are."""
 
     @property
     def any(self) -> bool:

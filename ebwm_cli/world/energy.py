@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ebwm_cli.model.ebt import EnergyTransformer
-from ebwm_cli.model.level import Measure
+from ebwm_cli.model.level import FirstMove, Measure
 from ebwm_cli.model.state_space import gaussian
 from ebwm_cli.model.trunk import Memory as TrunkMemory
 from ebwm_cli.recipe.model import EbtSection
@@ -227,28 +227,29 @@ class EnergyWorld(ObservingWorld):
         return self._run(think, memory, where, start, origin, rng, record), origin
 
     @torch.no_grad()
-    def first_energies(self, memory: Memory, count: int, made: Trajectory | None = None) -> Tensor:
-        """Total energies (B, P) that a whole first move from the state space's own start leads to, after the last
-        `count` states: read off a run whose first samples `made` it, or found by one look more."""
-        if made is not None:
-            return made.energies[:, :count, 1]
-        rules = self.model.descent
-        return descend(
-            self.landscapes(memory.kept),
-            self._own_start(memory, count),
-            steps=1,
-            step_size=self.step_size,
-            step_scale=self.training_scale(),
-            anchor=rules.anchor,
-            gradient_clamp=rules.gradient_clamp,
-            geometry=self.space,
-        ).energies[..., -1]
+    def first_move(self, memory: Memory, count: int, made: Trajectory | None = None) -> FirstMove:
+        """The whole first move (B, P) from the state space's own start after the last `count` states: read off a run
+        whose first samples `made` it, or made now."""
+        if made is None:
+            rules = self.model.descent
+            made = descend(
+                self.landscapes(memory.kept),
+                self._own_start(memory, count),
+                steps=1,
+                step_size=self.step_size,
+                step_scale=self.training_scale(),
+                anchor=rules.anchor,
+                gradient_clamp=rules.gradient_clamp,
+                geometry=self.space,
+            )
+        sizes = made.moves[:, :count, 0]
+        return FirstMove(made.energies[:, :count, 1], sizes.square() * (made.start.shape[-1] / 2))
 
     def _level(self, memory: Memory, count: int, made: Trajectory | None = None) -> Measure:
         """What energies after the last `count` states are measured in."""
         assert self.network.level is not None
         said = memory.kept.hidden[:, -count:].to(self.network.head.weight.dtype)
-        return self.network.level(said, self.first_energies(memory, count, made))
+        return self.network.level(said, self.first_move(memory, count, made))
 
     def _own_start(self, memory: Memory, count: int) -> Tensor:
         """The state space's own start (B, P, D) after the last `count` states, always the same one."""

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from ebwm_cli.model.level import FirstMove
 from ebwm_cli.recipe.schema import ThinkSection
+from ebwm_cli.sampler.descent import Trajectory
 from ebwm_cli.world.costs import first_move_is_made
 from ebwm_cli.world.energy import EnergyWorld
 
@@ -31,28 +33,31 @@ def fit_level(
     training has them, and are blurred here as it does. False, changing nothing, as soon as `abandon()` says so."""
     network, space, think = world.network, world.space, think.model_copy(update={"samples": 1, "stop": "fixed"})
     assert network.level is not None
-    errors: list[tuple[Tensor, ...]] = []
-    energies: list[tuple[Tensor, ...]] = []
+
+    def moved(context: Tensor) -> tuple[Tensor, FirstMove, Trajectory]:
+        """What the trunk says of `context`, the first move after it, and the descents."""
+        memory = world.observe(context)
+        run, _ = world.descended(memory, think, rng)
+        made = run if first_move_is_made(world.model, think) else None
+        return memory.kept.hidden, world.first_move(memory, memory.length, made), run
+
+    errors: list[tuple[Tensor, Tensor, Tensor]] = []
+    energies: list[tuple[Tensor, Tensor, Tensor]] = []
     for states in plain:
         if abandon():
             return False
-        memory = world.observe(states[:, :-1])
-        run, _ = world.descended(memory, think, rng)
-        errors.append((memory.kept.hidden, space.ideal_energy(run.final, states[:, 1:])))
+        said, first, run = moved(states[:, :-1])
+        errors.append((said, first.length, space.ideal_energy(run.final, states[:, 1:])))
     for states in trained:
         if abandon():
             return False
-        memory = world.observe(world.blurred(states[:, :-1], rng))
-        run, _ = world.descended(memory, think, rng)
-        made = run if first_move_is_made(world.model, think) else None
-        first = world.first_energies(memory, memory.length, made)
-        energies.append((memory.kept.hidden, first, run.energies[..., -1]))
-    said, ideal = _joined(errors)
-    blurred, first, ended = _joined(energies)
-    network.level.fit((said, ideal), (blurred, first, ended), floor=space.numbers * space.alike)
+        said, first, run = moved(world.blurred(states[:, :-1], rng))
+        energies.append((said, first.energy, run.energies[..., -1]))
+    network.level.fit(_joined(errors), _joined(energies), floor=space.numbers * space.alike)
     return True
 
 
-def _joined(found: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+def _joined(found: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
     """Each of what was found, (N, ...), of all windows and positions."""
-    return tuple(torch.cat([part.flatten(0, 1) for part in parts]) for parts in zip(*found, strict=True))
+    hidden, facts, wanted = (torch.cat([part.flatten(0, 1) for part in parts]) for parts in zip(*found, strict=True))
+    return hidden, facts, wanted
