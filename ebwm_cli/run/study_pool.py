@@ -159,7 +159,7 @@ class _Crew:
         thread.start()
 
     def next_end(self) -> tuple[str, Outcome | None] | None:
-        """The next task to end and its outcome, None where it was stopped before; nothing for now: None. Raises what
+        """The next task to end and its outcome, None where it was stopped before; or None while none ends. Raises what
         went wrong with a task's thread."""
         try:
             key, outcome = self._ends.get(timeout=LOOK)
