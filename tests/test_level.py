@@ -12,7 +12,7 @@ from training import levelled as with_level
 
 from ebwm_cli.data.loader import Loader
 from ebwm_cli.data.store import open_set
-from ebwm_cli.model.level import SAY, FirstMove, Level, ridge
+from ebwm_cli.model.level import SAY, FirstMove, Level, Measure, ridge
 from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.run.checkpoint import load_world
 from ebwm_cli.run.statistics import auroc, spearman
@@ -128,11 +128,19 @@ def test_a_level_moves_nothing(modality):
             )
             assert torch.allclose(one.sample_states, two.sample_states, atol=1e-6)
             assert torch.allclose(measure(one.energies), two.energies, atol=1e-4)
+            assert torch.allclose(one.bare, two.bare, atol=1e-5)
+            assert one.bare_energies is None
             assert torch.allclose(measure(one.sample_energies), two.sample_energies, atol=1e-4)
             assert torch.equal(one.steps_used, two.steps_used)
             more = int(think.backtrack)  # its first moves may be shorter: what a whole one leads to is looked up
             assert torch.equal(one.looks + more, two.looks)
             assert torch.equal(one.tries + more, two.tries)
+            again = torch.zeros_like(two.steps_used[:2])
+            items = torch.tensor([3, 1])
+            kept, other = (each.keep(again, items) for each in (two, one))
+            assert torch.allclose(kept.bare, other.bare, atol=1e-5)
+            theirs = Measure(measure.zero[items], measure.unit[items], measure.added[items])
+            assert torch.allclose(theirs(kept.bare), kept.energies, atol=1e-4)
     truth = level.space.certain(states[:, 1:])
     judged = [world.judge(truth, memory) for world, memory in zip((plain, level), known, strict=True)]
     assert torch.allclose(measure(judged[0][..., None])[..., 0], judged[1], atol=1e-4)

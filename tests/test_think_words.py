@@ -70,6 +70,18 @@ def test_a_typical_drop_settles_whoever_falls_less() -> None:
     )
 
 
+def test_what_energies_did_is_read_as_the_descent_went_by_them() -> None:
+    """Levelled ones are in another unit than the typical drop."""
+    bare, budget = halving(16), ThinkSection(steps=16)
+    told = [energy / 100 for energy in bare]
+    said = descent_in_words("energy", [told], [16], budget, 4.0, [bare])
+    assert said == "the energy settled after 5 of 16 steps, all were taken"
+    assert "settled after 1 of 16" in descent_in_words("energy", [told], [16], budget, 4.0)
+    rising = [*bare[:2], bare[1] + 0.5, *bare[3:]]
+    said = descent_in_words("energy", [[each / 4 for each in rising]], [16], budget, 4.0, [rising])
+    assert said == "the energy rose by 0.1250 at step 2 of 16"  # as it is shown
+
+
 def test_a_rule_for_stopping_has_words() -> None:
     assert stop_in_words("energy", 0.002, "typical", 2, 16) == (
         "each position stops once a step lowers its energy by less than 0.002 of the typical drop in training, 2 times "

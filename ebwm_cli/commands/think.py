@@ -191,7 +191,9 @@ def _report(
     if thought.score:
         drop = loaded.world.settling_drop(budget)
         typical = None if drop is None else drop.item()
-        stopped = descent_in_words(thought.score, energies.tolist(), thought.steps_used, budget, typical)
+        stopped = descent_in_words(
+            thought.score, energies.tolist(), thought.steps_used, budget, typical, thought.bare.tolist()
+        )
     energy_rank, ranked = rank(energies[0, -1].item(), others[0])
     samples = thought.sample_states if thought.score else thought.sample_states[:1]  # else all are the same
     return ThinkReport(

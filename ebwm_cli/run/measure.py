@@ -103,7 +103,7 @@ def predict_windows(loaded: LoadedWorld, held_out: HeldOut, think: ThinkSection,
         )
         for column, row in zip(columns, rows, strict=True):
             column.append(row.cpu())
-        paths.append(prediction.energies.cpu())
+        paths.append(prediction.bare.cpu())
     tables = [torch.cat(column).double().numpy() for column in columns]
     return Scores(*tables, rises=rises(paths), seconds=seconds / max(tables[0].size, 1))
 

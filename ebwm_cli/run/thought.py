@@ -34,6 +34,7 @@ class Thought:
 
     path: Tensor  # (H, K+1, D) candidates, start .. final
     energies: Tensor  # (H, K+1) their total energies
+    bare: Tensor  # (H, K+1) the same as descents went by them, not levelled
     moves: Tensor  # (H, K) root mean square of each move
     errors: Tensor | None  # (H, K+1) of each candidate, where the truth is known
     origin: Tensor  # (H, D) what the anchor pulled to
@@ -58,7 +59,10 @@ def think_about(scene: Scene, loaded: LoadedWorld, think: ThinkSection, horizon:
     predictions = roll_out(loaded, scene.observed, think, rng, horizon, record=True)
     length = max(p.moves.shape[-1] for p in predictions)
     path = torch.cat([_hold(_recorded(p.path), length + 1) for p in predictions], 1)[0]  # (H, K+1, D)
-    energies = torch.cat([_hold(p.energies[..., None], length + 1) for p in predictions], 1)[0, ..., 0]
+    energies, bare = (
+        torch.cat([_hold(each[..., None], length + 1) for each in every], 1)[0, ..., 0].cpu()
+        for every in ([p.energies for p in predictions], [p.bare for p in predictions])
+    )
     still = (p.moves.new_zeros(1, 1, length - p.moves.shape[-1]) for p in predictions)
     moves = torch.cat([torch.cat([p.moves, rest], -1) for p, rest in zip(predictions, still, strict=True)], 1)[0]
     errors = None
@@ -72,7 +76,8 @@ def think_about(scene: Scene, loaded: LoadedWorld, think: ThinkSection, horizon:
     origins = [p.start if p.origin is None else p.origin for p in predictions]
     return Thought(
         path=path.cpu(),
-        energies=energies.cpu(),
+        energies=energies,
+        bare=bare,
         moves=moves.cpu(),
         errors=errors,
         origin=torch.cat(origins, 1)[0].cpu(),

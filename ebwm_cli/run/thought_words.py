@@ -51,9 +51,11 @@ def stop_in_words(score: str, tolerance: float, drop: str, patience: int, budget
     )
 
 
-def course_of(energies: Sequence[float], used: int, budget: ThinkSection, drop: float | None) -> Course:
-    """Read the energies E_0 .. E_K of a state that `used` steps were taken for; `drop` is what `budget.tolerance` is a
-    fraction of, None: its own."""
+def course_of(
+    energies: Sequence[float], told: Sequence[float], used: int, budget: ThinkSection, drop: float | None
+) -> Course:
+    """Read the energies E_0 .. E_K of a state that `used` steps were taken for, in the unit of `drop`, which is what
+    `budget.tolerance` is a fraction of, None: its own. `told` are the same as they are shown."""
     seen = energies[: used + 1]
     lost = next((k for k, energy in enumerate(seen) if not math.isfinite(energy)), None)
     seen = seen[:lost]
@@ -68,7 +70,7 @@ def course_of(energies: Sequence[float], used: int, budget: ThinkSection, drop: 
         steps=used,
         lost=lost,
         rose=rose,
-        rise=-drops[rose - 1] if rose else 0.0,
+        rise=told[rose] - told[rose - 1] if rose else 0.0,
         settled=settled,
         falling=drops[-1] / wholes[-1] if wholes and wholes[-1] > 0 else 0.0,
     )
@@ -80,12 +82,17 @@ def descent_in_words(
     used: Sequence[int],
     budget: ThinkSection,
     drop: float | None = None,
+    bare: Sequence[Sequence[float]] | None = None,
 ) -> str:
     """Whether and when the energies (H, K+1) of H predicted states settled, after `used` (H,) of the budget's steps;
-    `score` is what they are, `drop` as `course_of` has it."""
+    `score` is what they are, `drop` as `course_of` has it. What they did is read from `bare`, the same as the descent
+    went by them, where they are levelled."""
     if not budget.steps:
         return "no step was taken"
-    courses = [course_of(each, steps, budget, drop) for each, steps in zip(energies, used, strict=True)]
+    read = energies if bare is None else bare
+    courses = [
+        course_of(each, told, steps, budget, drop) for each, told, steps in zip(read, energies, used, strict=True)
+    ]
     lost = [each for each in courses if each.lost is not None]
     rose = [each for each in courses if each.lost is None and each.rose]
     settled = [each for each in courses if each.lost is None and not each.rose and each.settled is not None]

@@ -194,6 +194,7 @@ class EnergyWorld(ObservingWorld):
         lowest energy. The first sample starts where training does, the others `think.start_noise` away from it."""
         count, samples = positions or memory.length, think.samples
         run, origin = self.descended(memory, think, rng, positions=count, record=record)
+        bare = run.energies if self.network.level is not None else None
         if self.network.level is not None:
             made = first_move_is_made(self.model, think)
             level = self._level(memory, count, run if made else None).repeated(samples)
@@ -202,7 +203,7 @@ class EnergyWorld(ObservingWorld):
                 first = torch.zeros_like(run.looks)
                 first[:, :count] = 1
                 run = replace(run, looks=run.looks + first, tries=run.tries + first)
-        return best_of(run, samples, origin, select=think.select, space=self.space, rng=rng)
+        return best_of(run, samples, origin, select=think.select, space=self.space, rng=rng, bare=bare)
 
     def descended(
         self,

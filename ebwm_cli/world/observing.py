@@ -65,9 +65,11 @@ def best_of(
     select: str,
     space: StateSpace,
     rng: torch.Generator,
+    bare: Tensor | None = None,
 ) -> Prediction:
     """What a run of `samples` candidates for each position (B, M*P, ...), sample by sample, arrived at: of each
-    position the one that `select` says, or the mean of all, whose energies are the mean ones."""
+    position the one that `select` says, or the mean of all, whose energies are the mean ones. `bare` (B, M*P, K+1) are
+    the energies it went by, where those of `run` are levelled."""
 
     def by_position(x: Tensor) -> Tensor:  # (B, M*P, ...) -> (B, P, M, ...)
         return x.unflatten(1, (samples, -1)).transpose(1, 2)
@@ -90,6 +92,7 @@ def best_of(
             tries=every(run.tries).sum(2),
             path=take(every(run.path), index) if run.path is not None else None,
             origin=take(every(origin), index) if origin is not None else None,
+            bare_energies=take(every(bare), index) if bare is not None else None,
             keep=keep,
         )
 
@@ -100,7 +103,8 @@ def best_of(
     state, path = space.average(prediction.sample_states), None
     if run.path is not None:
         path = torch.stack([space.average(each) for each in by_position(run.path).unbind(3)], 2)
-    return replace(prediction, state=state, energies=energies.mean(2), path=path)
+    means = by_position(bare).mean(2) if bare is not None else None
+    return replace(prediction, state=state, energies=energies.mean(2), bare_energies=means, path=path)
 
 
 class ObservingWorld(nn.Module, ABC):

@@ -37,6 +37,7 @@ class Prediction:
     tries: Tensor  # (B, T') int64 energies only computed
     path: Tensor | None = None  # (B, T', K+1, D) candidates, where recorded
     origin: Tensor | None = None  # (B, T', D) what the anchor pulled to; None: the start
+    bare_energies: Tensor | None = None  # (B, T', K+1) as the descent went by them, where those above are levelled
     keep: Callable[[Tensor, Tensor], Prediction] | None = None
     """keep(index (n, T'), items (n,)): the prediction that keeps these samples of these batch items instead; None where
     there is one way only."""
@@ -45,6 +46,11 @@ class Prediction:
     def energy(self) -> Tensor:
         """Final total energy of the chosen state, (B, T')."""
         return self.energies[..., -1]
+
+    @property
+    def bare(self) -> Tensor:
+        """The energies (B, T', K+1) that the descent went by: what falls of them, rises or settles is told by these."""
+        return self.energies if self.bare_energies is None else self.bare_energies
 
 
 @runtime_checkable
