@@ -194,11 +194,11 @@ class EnergyWorld(ObservingWorld):
         lowest energy. The first sample starts where training does, the others `think.start_noise` away from it."""
         count, samples = positions or memory.length, think.samples
         run, origin = self.descended(memory, think, rng, positions=count, record=record)
-        bare = run.energies if self.network.level is not None else None
+        bare = None
         if self.network.level is not None:
-            made = first_move_is_made(self.model, think)
+            bare, made = run.energies, first_move_is_made(self.model, think)
             level = self._level(memory, count, run if made else None).repeated(samples)
-            run = replace(run, energies=level(run.energies))
+            run = replace(run, energies=level(bare))
             if not made:
                 first = torch.zeros_like(run.looks)
                 first[:, :count] = 1
