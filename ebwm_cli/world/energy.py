@@ -193,7 +193,7 @@ class EnergyWorld(ObservingWorld):
         """Descend `think.samples` times for each of the last `positions` states, all against one Memory, and keep the
         lowest energy. The first sample starts where training does, the others `think.start_noise` away from it."""
         count, samples = positions or memory.length, think.samples
-        run, origin = self.descended(memory, think, rng, positions=count, record=record)
+        run, origin = self.descended(memory, think, rng, count, record)
         bare = None
         if self.network.level is not None:
             bare, made = run.energies, first_move_is_made(self.model, think)
@@ -206,17 +206,11 @@ class EnergyWorld(ObservingWorld):
         return best_of(run, samples, origin, select=think.select, space=self.space, rng=rng, bare=bare)
 
     def descended(
-        self,
-        memory: Memory,
-        think: ThinkSection,
-        rng: torch.Generator,
-        *,
-        positions: int | None = None,
-        record: bool = False,
+        self, memory: Memory, think: ThinkSection, rng: torch.Generator, count: int | None = None, record: bool = False
     ) -> tuple[Trajectory, Tensor]:
-        """What all those descents were, sample by sample (B, M*P, ...), their energies not yet levelled; and what the
-        anchor pulled to (B, M*P, D)."""
-        count, samples = positions or memory.length, think.samples
+        """What all those descents after the last `count` states (None: all) were, sample by sample (B, M*P, ...), their
+        energies not yet levelled; and what the anchor pulled to (B, M*P, D)."""
+        count, samples = count or memory.length, think.samples
         where = memory.positions(count, samples)
         states, hidden = memory.states[:, -count:], memory.kept.hidden[:, -count:]
         origin = self.space.start(torch.cat([states] * samples, 1), torch.cat([hidden] * samples, 1), rng)
