@@ -24,7 +24,8 @@ from ebwm_cli.commands.calibration import calibration
 from ebwm_cli.console import View, render, show
 from ebwm_cli.errors import DataError, UsageError
 from ebwm_cli.model.ngram import Bigram
-from ebwm_cli.model.state_space import Copy, LatentSpace
+from ebwm_cli.model.references import Copy
+from ebwm_cli.model.state_space import LatentSpace
 from ebwm_cli.model.token_space import TokenSpace
 from ebwm_cli.recipe.model import DiffusionSection, ModelSection, RnnSection, TransformerSection
 from ebwm_cli.recipe.schema import DataSection, Recipe, ThinkSection

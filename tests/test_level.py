@@ -12,7 +12,8 @@ from training import levelled as with_level
 
 from ebwm_cli.data.loader import Loader
 from ebwm_cli.data.store import open_set
-from ebwm_cli.model.level import SAY, FirstMove, Level, Measure, ridge
+from ebwm_cli.model.level import MOVES, SAY, FirstMoves, Level, Measure, ridge
+from ebwm_cli.model.state_space import LatentSpace
 from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.run.checkpoint import load_world
 from ebwm_cli.run.statistics import auroc, spearman
@@ -42,11 +43,13 @@ def test_ridge_finds_what_is_linear_and_shrinks_what_is_not_pulled_to_zero():
     pulled = ridge(features, target, pull=1.0)
     assert torch.allclose(pulled[:-1], weight / 2, atol=0.1)
     assert (features @ pulled[:-1] + pulled[-1]).mean().item() == pytest.approx(target.mean().item())
+    some = ridge(features, target, pull=[1.0, 0.0, 0.0, 1.0])
+    assert torch.allclose(some[:-1], weight * torch.tensor([0.5, 1.0, 1.0, 0.5]), atol=0.1)
 
 
 def test_a_feature_that_never_changes_is_no_trouble():
     features = torch.cat([torch.randn(50, 2, generator=rng()), torch.ones(50, 1)], 1).double()
-    assert torch.isfinite(ridge(features, features[:, 0])).all()
+    assert torch.isfinite(ridge(features, features[:, 0], 0.1)).all()
 
 
 HIDDEN = torch.randn(2000, 5, generator=rng())
@@ -55,19 +58,27 @@ UNIT = (HIDDEN @ torch.tensor([0.0, 0.7, 0.0, -0.3, 0.0]) + 1).exp()
 
 
 NOTHING = torch.zeros(2000)
-STILL = FirstMove(NOTHING, NOTHING)
+NO_CLUES = torch.empty(2000, 0)
+STILL = FirstMoves(NOTHING, torch.zeros(2000, MOVES))
+
+
+def level_of(error, ended=ZERO, clues=NO_CLUES, first=STILL, floor=0.01):
+    level = Level(5, clues.shape[1])
+    level.fit((HIDDEN, clues, first.lengths, error), (first.facts, ended), floor)
+    return level
 
 
 def test_a_level_finds_zero_and_unit_where_they_are_what_it_can_say():
-    """Errors log-linear in what the trunk says and in how far a first move goes; descents that end at what is linear in
-    the first and in the energy that this move leads to."""
-    first = FirstMove(2 * torch.randn(2000, generator=rng(1)), torch.randn(2000, generator=rng(2)).exp())
-    ended, error = ZERO + 0.8 * first.energy, UNIT * first.length
-    level = Level(5)
-    level.fit((HIDDEN, first.length, error), (HIDDEN, first.energy, ended), floor=1e-3)
-    measure = level(HIDDEN, first)
-    assert (measure.zero - ended).std() < 0.15 * ended.std()
-    assert (measure.unit.log() - error.log()).std() < 0.15 * error.log().std()
+    """Errors log-linear in what the trunk says, in how far first moves go and in what the state space tells; descents
+    that end at what is linear in the energy after a first move and in the length of a second."""
+    first = FirstMoves(2 * torch.randn(2000, generator=rng(1)) - 40, torch.randn(2000, MOVES, generator=rng(2)).exp())
+    clues = torch.randn(2000, 1, generator=rng(3)).exp()
+    ended = 0.8 * first.energy - first.lengths[:, 1]
+    error = UNIT * first.lengths[:, 0] * clues[:, 0].sqrt()
+    level = level_of(error, ended, clues, first, floor=1e-3)
+    measure = level(HIDDEN, clues, first)
+    assert (measure.zero - ended).std() < 0.05 * ended.std()
+    assert (measure.unit.log() - error.log()).std() < 0.2 * error.log().std()
     heights = torch.tensor([0.0, 0.5, 3.0])
     energies = ended[:, None] + heights * error[:, None]
     found = measure(energies)
@@ -79,24 +90,67 @@ def test_a_level_finds_zero_and_unit_where_they_are_what_it_can_say():
     assert levelled > 0.9 > raw + 0.05  # one threshold serves all contexts
 
 
+def test_a_clue_that_is_not_known_says_nothing():
+    """It is taken for what is usual, in fitting and after; nor does it spoil what others say."""
+    clues = torch.randn(2000, 2, generator=rng(3)).exp()
+    error = clues[:, 0] * clues[:, 1]
+    clues[::4, 0] = torch.nan
+    clues[:3, 1] = torch.nan
+    level = level_of(error, clues=clues)
+    unit = level(HIDDEN, clues, STILL).unit
+    assert unit.isfinite().all()
+    assert spearman(unit[1::4].numpy(), error[1::4].numpy()) > 0.95
+    usual = (clues.log().nanmean(0)).exp().expand(2000, 2)
+    unknown = level(HIDDEN, torch.full_like(clues, torch.nan), STILL).unit
+    assert torch.allclose(unknown, level(HIDDEN, usual, STILL).unit, rtol=0.02)
+
+
+def test_clues_that_are_never_known_are_no_trouble():
+    nothing = torch.full((2000, 1), torch.nan)
+    without, level = level_of(UNIT), level_of(UNIT, clues=nothing)
+    assert torch.allclose(without(HIDDEN, NO_CLUES, STILL).unit, level(HIDDEN, nothing, STILL).unit, rtol=1e-4)
+
+
 def test_nothing_is_foretold_beyond_the_errors_that_were_seen():
-    level = Level(5)
-    level.fit((HIDDEN, NOTHING, UNIT), (HIDDEN, NOTHING, ZERO), floor=0.01)
-    far, near = level(100 * HIDDEN, STILL).unit, level(HIDDEN, STILL).unit
+    level = level_of(UNIT)
+    far, near = level(100 * HIDDEN, NO_CLUES, STILL).unit, level(HIDDEN, NO_CLUES, STILL).unit
     assert far.min() >= near.min() - 1e-4
     assert far.max() <= near.max() + 1e-4
 
 
 def test_errors_that_are_all_nothing_have_the_floor_as_unit():
-    level = Level(5)
-    level.fit((HIDDEN, NOTHING, NOTHING), (HIDDEN, NOTHING, NOTHING + 9), floor=0.5)
-    assert torch.allclose(level(HIDDEN, STILL)(NOTHING[:, None] + 9.5), torch.ones(2000, 1), atol=1e-4)
+    level = level_of(NOTHING, NOTHING + 9, floor=0.5)
+    assert torch.allclose(level(HIDDEN, NO_CLUES, STILL)(NOTHING[:, None] + 9.5), torch.ones(2000, 1), atol=1e-4)
 
 
 def test_a_level_that_was_not_fitted_changes_no_energy():
     energies = torch.randn(2000, 3, generator=rng())
-    moved = FirstMove(torch.randn(2000), torch.randn(2000).square())
-    assert torch.equal(Level(5)(HIDDEN, moved)(energies), energies)
+    moved = FirstMoves(torch.randn(2000), torch.randn(2000, MOVES).square())
+    clues = torch.randn(2000, 2).square()
+    assert torch.equal(Level(5, 2)(HIDDEN, clues, moved)(energies), energies)
+
+
+def test_clues_of_latents_are_the_last_motions_as_far_as_they_were_seen():
+    states = torch.randn(2, 4, 8, generator=rng())
+    found = LatentSpace(8, 8).clues(states, 4)
+    assert found.shape == (2, 4, LatentSpace.clue_count)
+    moved = (states[:, 1:] - states[:, :-1]).square().sum(-1) / 2
+    assert torch.equal(found[:, 1:, 1], moved)
+    assert torch.equal(found[:, 2:, 0], moved[:, :-1])
+    assert found[:, 0].isnan().all()
+    assert found[:, 1, 0].isnan().all()
+    assert torch.equal(LatentSpace(8, 8).clues(states, 2), found[:, -2:])
+    assert LatentSpace(8, 8).clues(states[:, :1], 1).isnan().all()
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_some_positions_are_measured_as_among_all(modality):
+    world, states = fitted(modality)
+    memory = world.observe(states[:, :-1])
+    every, some = world._level(memory, memory.length), world._level(memory, 2)
+    assert world.space.clues(memory.states, 2).shape == (len(states), 2, world.space.clue_count)
+    for part in ("zero", "unit", "added"):
+        assert torch.allclose(getattr(some, part), getattr(every, part)[:, -2:], atol=1e-4)
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
@@ -105,7 +159,7 @@ def test_fitted_energies_of_predictions_are_nothing_on_average(modality):
     memory = world.observe(states[:, :-1])
     made = world.predict(memory, THINK, rng())
     run, _ = world.descended(memory, THINK, rng())
-    measure = world.network.level(memory.kept.hidden, world.first_move(memory, memory.length))
+    measure = world._level(memory, memory.length)
     assert made.energy.mean().item() == pytest.approx(0.0, abs=0.2)
     assert torch.allclose(made.energy, (run.energies[..., -1] - measure.zero) / measure.unit + measure.added, atol=1e-4)
     assert (run.energies[..., -1] - measure.zero).std() < run.energies[..., -1].std()
@@ -117,7 +171,7 @@ def test_a_level_moves_nothing(modality):
     level, states = fitted(modality)
     plain = world_of("ebt", modality, stirred=0.1)
     known = [world.observe(states[:, :-1]) for world in (plain, level)]
-    measure = level.network.level(known[1].kept.hidden, plain.first_move(known[0], states.shape[1] - 1))
+    measure = level._level(known[1], states.shape[1] - 1)
     assert measure.zero.std() > 0.001
     assert measure.unit.std() > 0.001
     for stop in ("fixed", "energy"):
@@ -132,8 +186,9 @@ def test_a_level_moves_nothing(modality):
             assert one.bare_energies is None
             assert torch.allclose(measure(one.sample_energies), two.sample_energies, atol=1e-4)
             assert torch.equal(one.steps_used, two.steps_used)
-            more = int(think.backtrack)  # its first moves may be shorter: what a whole one leads to is looked up
-            assert torch.equal(one.looks + more, two.looks)
+            # First moves may be shorter, or left out: then whole ones are looked up.
+            more = int(think.backtrack or think.stop == "energy")
+            assert torch.equal(one.looks + MOVES * more, two.looks)
             assert torch.equal(one.tries + more, two.tries)
             again = torch.zeros_like(two.steps_used[:2])
             items = torch.tensor([3, 1])
@@ -151,7 +206,10 @@ def test_a_prediction_is_judged_as_it_was_predicted(modality):
     """Whether the first move was read off its descent or looked up."""
     world, states = fitted(modality)
     memory = world.observe(states[:, :-1])
-    for options in ({}, {"backtrack": True}, {"samples": 3}, {"steps": 1}):
+    settled = {"stop": "energy", "tolerance": 0.5}
+    patient = {**settled, "patience": MOVES}
+    cool, single = {"cooling": 1.0}, {"steps": 1}
+    for options in ({}, {"backtrack": True}, {"samples": 3}, single, cool, settled, patient):
         made = world.predict(memory, THINK.model_copy(update=options), rng(), positions=2)
         assert torch.allclose(world.judge(made.state, memory), made.energy, atol=1e-4), options
 
@@ -195,7 +253,7 @@ def test_the_model_a_training_leaves_has_a_level_and_the_weights_of_one_that_has
     finish(recipe, data, tmp_path / "plain")
     finish(with_level(recipe), data, tmp_path / "level")
     plain, level = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "level"))
-    assert set(level) - set(plain) == {f"world.network.level.{name}" for name in Level(1).state_dict()}
+    assert set(level) - set(plain) == {f"world.network.level.{name}" for name in Level(1, 1).state_dict()}
     assert all(torch.equal(level[name], plain[name]) for name in plain)
     assert level["world.network.level.zero"].any()
 

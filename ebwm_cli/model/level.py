@@ -3,27 +3,32 @@
 level(E) = (E - zero) / unit + SAY * ln(unit / typical unit)
 
 An energy leads downhill whatever a context adds to it or multiplies it by, so nothing in training makes energies after
-one context comparable with those after another. `zero` is the energy at which a descent will end, `unit` the energy
-that its prediction's error will be; both are read from what the trunk says of the context and from a first move, from
-the energy it leads to and from its length. So a candidate is told how many expected errors it lies above the
-prediction: minus the log of a density, up to factors, approximated at its mode (Laplace). The last term, a Gaussian's
-ln of its variance, lets energies of predictions say how wrong those will be. Both are solved in closed form from
-predictions that were made; nothing is learned by gradient. Knows no world and no candidate.
+one context comparable with those after another. `zero` is the energy at which a descent will end, read from its first
+moves; `unit` the energy that its prediction's error will be, read from what the trunk says of the context and from a
+few clues: how far those moves go, and what the state space tells without a network. So a candidate is told how many
+expected errors it lies above the prediction: minus the log of a density, up to factors, approximated at its mode
+(Laplace). The last term, a Gaussian's ln of its variance, lets energies of predictions say how wrong those will be.
+Both are solved in closed form from predictions that were made; nothing is learned by gradient. Knows no world and no
+candidate.
 """
 
-# N predictions, W width
+# N predictions, W width, C clues of the state space
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-RIDGE = 0.1
-"""Pull to 0 of coefficients of standardised features, for features' variance 1."""
-SAY = 0.5
+MOVES = 2
+"""How many first moves are looked at: where the second goes far, the first has not come to the bottom."""
+HIDDEN_PULL, CLUE_PULL = 0.3, 0.01
+"""Pulls to 0 of coefficients of standardised features, for features' variance 1: what the trunk says is many numbers,
+whose chance agreements with errors would be believed; clues are few."""
+SAY = 0.3
 """How much the expected error adds: more orders predictions better by their errors, less tells true from false states
 better over contexts of which some are hard (README)."""
 
@@ -47,13 +52,18 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class FirstMove:
-    """A whole move from the start that the state space has after some states, (...) each."""
+class FirstMoves:
+    """Two whole moves from the start that the state space has after some states (...)."""
 
     energy: Tensor
-    """Total, where it led."""
-    length: Tensor
-    """Half of its square."""
+    """Total, between them, (...)."""
+    lengths: Tensor
+    """Half of their squares, (..., MOVES)."""
+
+    @property
+    def facts(self) -> Tensor:
+        """What tells where a descent will end, (..., 2): an energy, and the square of its slope there."""
+        return torch.stack([self.energy, self.lengths[..., -1]], -1)
 
 
 class Level(nn.Module):
@@ -61,55 +71,60 @@ class Level(nn.Module):
 
     zero: Tensor
     unit: Tensor
+    usual: Tensor
     bounds: Tensor
     typical: Tensor
     floor: Tensor
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, clues: int) -> None:
+        """`clues`: how many, beside the lengths of the first moves."""
         super().__init__()
-        self.register_buffer("zero", torch.zeros(width + 2))
-        self.register_buffer("unit", torch.zeros(width + 2))  # of its logarithm, as the next two
+        self.register_buffer("zero", torch.zeros(2 + 1))
+        clues += MOVES
+        self.register_buffer("unit", torch.zeros(width + clues + 1))  # of its logarithm, as all that follow
+        self.register_buffer("usual", torch.zeros(clues))  # what a clue that is not known is taken for
         self.register_buffer("bounds", torch.zeros(2))  # of what was seen: nothing is foretold beyond
         self.register_buffer("typical", torch.zeros(()))
         self.register_buffer("floor", torch.ones(()))
 
-    def forward(self, hidden: Tensor, first: FirstMove) -> Measure:
-        """After contexts of which the trunk says (..., W)."""
-        log_unit = _read(self.unit, hidden, (first.length + self.floor).log()).clamp(*self.bounds)
-        return Measure(_read(self.zero, hidden, first.energy), log_unit.exp(), SAY * (log_unit - self.typical))
+    def forward(self, hidden: Tensor, clues: Tensor, first: FirstMoves) -> Measure:
+        """After contexts of which the trunk says (..., W), and the state space (..., C), nan where it does not know."""
+        log_unit = _read(self.unit, self._signs(hidden, clues, first.lengths)).clamp(*self.bounds)
+        return Measure(_read(self.zero, first.facts), log_unit.exp(), SAY * (log_unit - self.typical))
 
     @torch.no_grad()
-    def fit(self, errors: tuple[Tensor, Tensor, Tensor], energies: tuple[Tensor, Tensor, Tensor], floor: float) -> None:
-        """`errors`: hidden states (N, W), lengths (N,) of first moves, and ideal energies (N,) of predictions, those
-        under `floor` (> 0) hardly told apart; `energies`: hidden states (N', W), and the energies (N',) that first
-        moves led to, and descents."""
-        hidden, length, ideal = (each.cpu().double() for each in errors)
-        said, first, ended = (each.cpu().double() for each in energies)
-        x = _beside(hidden, (length + floor).log())
-        unit = ridge(x, (ideal + floor).log())
-        foretold = (x @ unit[:-1] + unit[-1]).clamp_min(math.log(floor))
+    def fit(self, errors: Sequence[Tensor], energies: Sequence[Tensor], floor: float) -> None:
+        """`errors`: hidden states (N, W), clues (N, C), lengths (N, MOVES) of first moves, and ideal energies (N,) of
+        predictions, those under `floor` (> 0) hardly told apart; `energies`: facts (N', 2) of first moves, and the
+        energies (N',) that descents ended at."""
+        hidden, clues, lengths, ideal = (each.cpu().double() for each in errors)
+        facts, ended = (each.cpu().double() for each in energies)
+        self.floor.fill_(floor)
+        self.usual.copy_((torch.cat([lengths, clues], -1) + floor).log().nanmean(0).nan_to_num())
+        x, width = self._signs(hidden, clues, lengths), hidden.shape[1]
+        unit = ridge(x, (ideal + floor).log(), [HIDDEN_PULL] * width + [CLUE_PULL] * (x.shape[1] - width))
+        foretold = _read(unit, x).clamp_min(math.log(floor))
         self.unit.copy_(unit)
         self.bounds.copy_(torch.stack([foretold.min(), foretold.max()]))
         self.typical.copy_(foretold.mean())
-        self.floor.fill_(floor)
-        self.zero.copy_(ridge(_beside(said, first), ended))
+        self.zero.copy_(ridge(facts, ended, CLUE_PULL))
+
+    def _signs(self, hidden: Tensor, clues: Tensor, lengths: Tensor) -> Tensor:
+        """(..., W), (..., C) and (..., MOVES) -> (..., W + MOVES + C)."""
+        logs = (torch.cat([lengths, clues.to(lengths)], -1) + self.floor.to(lengths)).log()
+        return torch.cat([hidden, torch.where(logs.isnan(), self.usual.to(logs), logs)], -1)
 
 
-def _beside(hidden: Tensor, fact: Tensor) -> Tensor:
-    """(..., W) and (...) -> (..., W + 1)."""
-    return torch.cat([hidden, fact.unsqueeze(-1)], -1)
+def _read(weight: Tensor, features: Tensor) -> Tensor:
+    """What coefficients and constant (F + 1,) make of features (..., F)."""
+    return features @ weight[:-1] + weight[-1]
 
 
-def _read(weight: Tensor, hidden: Tensor, fact: Tensor) -> Tensor:
-    """What coefficients and constant (W + 2,) make of (..., W) and (...)."""
-    return _beside(hidden, fact) @ weight[:-1] + weight[-1]
-
-
-def ridge(features: Tensor, target: Tensor, pull: float = RIDGE) -> Tensor:
-    """Coefficients w of `features` (N, W), and the constant b, (W + 1,): those of the least mean square of
-    target - features . w - b, plus `pull` times the sum of squares of w, in units of the features' spread."""
+def ridge(features: Tensor, target: Tensor, pull: float | list[float]) -> Tensor:
+    """Coefficients w of `features` (N, F), and the constant b, (F + 1,): those of the least mean square of
+    target - features . w - b, plus `pull`, one or one each, times squares of w, in units of the features' spread."""
     mean, spread = features.mean(0), features.std(0, correction=0).clamp_min(1e-6)
     x, middle = (features - mean) / spread, target.mean()
-    normal = x.T @ x / len(x) + pull * torch.eye(x.shape[1], dtype=x.dtype)
+    normal = x.T @ x / len(x) + torch.diag(torch.as_tensor(pull, dtype=x.dtype).expand(x.shape[1]))
     weight = torch.linalg.solve(normal, x.T @ (target - middle) / len(x)) / spread
     return torch.cat([weight, (middle - mean @ weight)[None]])

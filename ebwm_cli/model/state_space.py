@@ -9,37 +9,24 @@ state space knows no network and no sampler; the sampler sees its `point`, `move
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ebwm_cli.model.references import Always, Copy, Reference, References
+
 STILL = (
     0.5  # std of the first bias under motions: what a still scene reads as, lest a norm blow nothing up to something
 )
 
+ALIKE = 0.0025
+"""Half the squared distance per number within which latent states hardly differ."""
+MOTIONS = 2
+"""How many of the last motions tell how wrong a prediction may be."""
 NEAR_MISS = 0.1
 """How wrong a near miss is: std of its noise, in stds of the states; or the probability of another token."""
-
-
-class Reference(Protocol):
-    """A predictor that needs no network."""
-
-    def loss(self, context: Tensor, target: Tensor) -> Tensor:
-        """Losses (B, T) of predicting `target` (B, T, ...) from the states `context` (B, T, ...) before each."""
-        ...
-
-
-class References(NamedTuple):
-    """The predictors every model of this kind of state is held against, by name."""
-
-    predictors: dict[str, Reference]
-    """The one to beat first."""
-    mean: str
-    """Which of them predicts the mean training state, whatever came before."""
-    copying: str | None = None
-    """Which of them predicts that nothing changes, where that means anything."""
 
 
 class StateSpace(Protocol):
@@ -135,6 +122,12 @@ class StateSpace(Protocol):
         """What the total energy (B, T') of a candidate would be if it said how wrong that is."""
         ...
 
+    def clues(self, states: Tensor, count: int) -> Tensor:
+        """Numbers (B, count, `clue_count`) above 0 that tell how wrong a prediction after each of the last `count` of
+        `states` (B, T, ...) may be, without any network; in the unit of ideal energies, nan where not known."""
+        ...
+
+    clue_count: int
     numbers: int
     """How many numbers of a state its energy is summed over."""
     alike: float
@@ -163,7 +156,8 @@ class LatentSpace(nn.Module):
 
     in_nats = False
     unit = 1.0
-    alike = 0.005
+    alike = ALIKE
+    clue_count = MOTIONS
     noise_shift = 1.0
     doubt_name = "size of the predicted move"
 
@@ -291,6 +285,13 @@ class LatentSpace(nn.Module):
         """|y - x|^2 / 2, (B, T')."""
         return self.divergence(candidate, target)
 
+    def clues(self, states: Tensor, count: int) -> Tensor:
+        """Half the squared distances (B, count, 2) that the scene moved by when it came to the state before each of the
+        last `count`, and to that state: what moves, and how steadily, is wrong to be taken for still."""
+        moved = self.divergence(states[:, 1:], states[:, :-1])  # (B, T-1)
+        moved = F.pad(moved, (MOTIONS, 0), value=torch.nan)  # what was before is not known
+        return moved.unfold(1, MOTIONS, 1)[:, -count:]
+
     def copying(self) -> Reference:
         """Predicts the last state."""
         return Copy(self.distance)
@@ -300,30 +301,6 @@ class LatentSpace(nn.Module):
         mean = Always(training.mean(0, dtype=torch.float64), self.distance)
         predictors = {"copying the last": self.copying(), "predicting the mean": mean}
         return References(predictors, mean="predicting the mean", copying="copying the last")
-
-
-class Copy:
-    """Predicts that nothing changes."""
-
-    def __init__(self, distance: Distance) -> None:
-        self._distance = distance
-
-    def loss(self, context: Tensor, target: Tensor) -> Tensor:
-        return self._distance(context, target)
-
-
-class Always:
-    """Predicts one state (D,) always."""
-
-    def __init__(self, state: Tensor, distance: Distance) -> None:
-        self._state, self._distance = state, distance
-
-    def loss(self, context: Tensor, target: Tensor) -> Tensor:
-        return self._distance(self._state.to(target).expand_as(target), target)
-
-
-class Distance(Protocol):
-    def __call__(self, candidate: Tensor, target: Tensor) -> Tensor: ...
 
 
 def gaussian(shape: torch.Size | tuple[int, ...], rng: torch.Generator, like: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from ebwm_cli.model.distribution import cross_entropy, expected_embedding, relative_entropy
 from ebwm_cli.model.ngram import Bigram, Unigram
 from ebwm_cli.model.product import product
-from ebwm_cli.model.state_space import NEAR_MISS, References, gaussian, uniform
+from ebwm_cli.model.references import References
+from ebwm_cli.model.state_space import NEAR_MISS, gaussian, uniform
 
 SURE = 80.0
 """A logit beside which others at 0 vanish: exp(-80) V is nothing, and yet no subnormal float, which processors are slow
@@ -45,6 +46,7 @@ class TokenSpace(nn.Module):
     """
 
     in_nats = True
+    clue_count = 0
     numbers = 1
     alike = 1.0  # nat
     doubt_name = "entropy of the prediction"
@@ -188,6 +190,10 @@ class TokenSpace(nn.Module):
     def ideal_energy(self, candidate: Tensor, target: Tensor) -> Tensor:
         """The cross-entropy in nats, (B, T')."""
         return cross_entropy(candidate, target)
+
+    def clues(self, states: Tensor, count: int) -> Tensor:
+        """None: (B, count, 0)."""
+        return torch.empty(len(states), count, 0, device=states.device)
 
     def copying(self) -> None:
         """A token says nothing of being the next one too."""

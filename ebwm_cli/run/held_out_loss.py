@@ -17,7 +17,8 @@ import torch
 from ebwm_cli.data.loader import as_states, spread
 from ebwm_cli.data.store import Split
 from ebwm_cli.errors import DataError
-from ebwm_cli.model.state_space import Reference, References, StateSpace
+from ebwm_cli.model.references import Reference, References
+from ebwm_cli.model.state_space import StateSpace
 from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.world.observing import ObservingWorld
 from ebwm_cli.world.update import step_generator

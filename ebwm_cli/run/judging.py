@@ -14,7 +14,7 @@ from typing import Any
 from ebwm_cli.data.loader import spread
 from ebwm_cli.data.store import PreparedSet
 from ebwm_cli.errors import UsageError
-from ebwm_cli.model.state_space import Reference
+from ebwm_cli.model.references import Reference
 from ebwm_cli.run.checkpoint import LoadedWorld, load_world
 from ebwm_cli.run.comparison import load_rivals
 from ebwm_cli.run.device import set_threads

@@ -22,7 +22,8 @@ from torch import Tensor
 from ebwm_cli.data.encoders import Encoder, FrameEncoder, Tokenizer
 from ebwm_cli.data.loader import Loader
 from ebwm_cli.data.store import Split
-from ebwm_cli.model.state_space import Reference, StateSpace
+from ebwm_cli.model.references import Reference
+from ebwm_cli.model.state_space import StateSpace
 from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.run.checkpoint import LoadedWorld
 from ebwm_cli.run.held_out_loss import windows_at_once

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ebwm_cli.model.diffusion import HIDDEN, WAVES
+from ebwm_cli.model.level import MOVES
 from ebwm_cli.recipe.model import (
     DiffusionSection,
     EbtSection,
@@ -82,11 +83,12 @@ def trunk_flops(model: TrunkSection, new: int, visible: int) -> float:
     return float(model.layers * (linear + attention))
 
 
-def first_move_is_made(model: EbtSection, think: ThinkSection) -> bool:
-    """Whether every descent begins with the whole move from the state space's own start that a level is read from:
-    then it costs nothing more."""
-    plain = model.descent.step_control != "spectral" and model.landscapes == 1 and model.start != "noise"
-    return plain and think.steps > 0 and not think.backtrack
+def first_moves_are_made(model: EbtSection, think: ThinkSection) -> bool:
+    """Whether every descent begins with the whole moves from the state space's own start that a level is read from,
+    but for cooling, which only shortens them: then they cost nothing more."""
+    plain = model.descent.step_control != "spectral" and model.tokens.rule != "replace" and model.start != "noise"
+    enough = think.steps >= MOVES and (think.stop == "fixed" or think.patience >= MOVES)
+    return plain and enough and not think.backtrack
 
 
 def energy_flops(model: EbtSection, spec: StateSpec, think: ThinkSection, space: SpaceCost) -> Flops:
@@ -118,8 +120,8 @@ def energy_flops(model: EbtSection, spec: StateSpec, think: ThinkSection, space:
     remember = one + space.read + forecast + turned
     tries = think.steps if think.backtrack else 1  # where each move leads, or the last one
     per_state = think.samples * (think.steps * look + tries * test) + remember
-    if model.energies.level and not first_move_is_made(model, think):
-        per_state += look + test
+    if model.energies.level and not first_moves_are_made(model, think):
+        per_state += MOVES * look + test
     return Flops(per_window, per_state, remember, look, test)
 
 

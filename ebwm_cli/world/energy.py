@@ -18,17 +18,17 @@ import torch
 from torch import Tensor, nn
 
 from ebwm_cli.model.ebt import EnergyTransformer
-from ebwm_cli.model.level import FirstMove, Measure
+from ebwm_cli.model.level import MOVES, FirstMoves, Measure
 from ebwm_cli.model.state_space import gaussian
 from ebwm_cli.model.trunk import Memory as TrunkMemory
 from ebwm_cli.recipe.model import EbtSection
 from ebwm_cli.recipe.schema import StateSpec, ThinkSection
 from ebwm_cli.sampler.curvature import EVERY, StepControl, largest_curvature, stable_scale
-from ebwm_cli.sampler.descent import EnergyFn, Trajectory, descend, total_energy
+from ebwm_cli.sampler.descent import EnergyFn, Trajectory, cooled, descend, total_energy
 from ebwm_cli.sampler.replay import ReplayBuffer
 from ebwm_cli.sampler.schedule import draw_count
 from ebwm_cli.sampler.settling import settle
-from ebwm_cli.world.costs import first_move_is_made
+from ebwm_cli.world.costs import first_moves_are_made
 from ebwm_cli.world.gradient import RunningLoss
 from ebwm_cli.world.learning import Lesson, learn
 from ebwm_cli.world.observing import Memory, ObservingWorld, best_of
@@ -196,13 +196,12 @@ class EnergyWorld(ObservingWorld):
         run, origin = self.descended(memory, think, rng, count, record)
         bare = None
         if self.network.level is not None:
-            bare, made = run.energies, first_move_is_made(self.model, think)
-            level = self._level(memory, count, run if made else None).repeated(samples)
-            run = replace(run, energies=level(bare))
-            if not made:
-                first = torch.zeros_like(run.looks)
-                first[:, :count] = 1
-                run = replace(run, looks=run.looks + first, tries=run.tries + first)
+            bare = run.energies
+            run = replace(run, energies=self._level(memory, count, run, think).repeated(samples)(bare))
+            if not first_moves_are_made(self.model, think):
+                one = torch.zeros_like(run.looks)
+                one[:, :count] = 1
+                run = replace(run, looks=run.looks + MOVES * one, tries=run.tries + one)
         return best_of(run, samples, origin, select=think.select, space=self.space, rng=rng, bare=bare)
 
     def descended(
@@ -222,29 +221,38 @@ class EnergyWorld(ObservingWorld):
         return self._run(think, memory, where, start, origin, rng, record), origin
 
     @torch.no_grad()
-    def first_move(self, memory: Memory, count: int, made: Trajectory | None = None) -> FirstMove:
-        """The whole first move (B, P) from the state space's own start after the last `count` states: read off a run
-        whose first samples `made` it, or made now."""
-        if made is None:
+    def first_moves(
+        self, memory: Memory, count: int, run: Trajectory | None = None, think: ThinkSection | None = None
+    ) -> FirstMoves:
+        """The first whole moves (B, P) from the state space's own start after the last `count` states: read off a `run`
+        that thought so, if its first samples made them, or made now."""
+        cooling = 0.0
+        if run is not None and think is not None and first_moves_are_made(self.model, think):
+            cooling = think.cooling
+        else:
             rules = self.model.descent
-            made = descend(
+            run = descend(
                 self.landscapes(memory.kept),
                 self._own_start(memory, count),
-                steps=1,
+                steps=MOVES,
                 step_size=self.step_size,
                 step_scale=self.training_scale(),
                 anchor=rules.anchor,
                 gradient_clamp=rules.gradient_clamp,
                 geometry=self.space,
             )
-        sizes = made.moves[:, :count, 0]
-        return FirstMove(made.energies[:, :count, 1], sizes.square() * (made.start.shape[-1] / 2))
+        shortened = torch.tensor([cooled(cooling, step) for step in range(MOVES)], device=run.moves.device)
+        sizes = run.moves[:, :count, :MOVES] / shortened
+        return FirstMoves(run.energies[:, :count, 1], sizes.square() * (run.start.shape[-1] / 2))
 
-    def _level(self, memory: Memory, count: int, made: Trajectory | None = None) -> Measure:
+    def _level(
+        self, memory: Memory, count: int, run: Trajectory | None = None, think: ThinkSection | None = None
+    ) -> Measure:
         """What energies after the last `count` states are measured in."""
         assert self.network.level is not None
         said = memory.kept.hidden[:, -count:].to(self.network.head.weight.dtype)
-        return self.network.level(said, self.first_move(memory, count, made))
+        first = self.first_moves(memory, count, run, think)
+        return self.network.level(said, self.space.clues(memory.states, count), first)
 
     def _own_start(self, memory: Memory, count: int) -> Tensor:
         """The state space's own start (B, P, D) after the last `count` states, always the same one."""

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from ebwm_cli.model.level import FirstMove
+from ebwm_cli.model.level import FirstMoves
 from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.sampler.descent import Trajectory
-from ebwm_cli.world.costs import first_move_is_made
 from ebwm_cli.world.energy import EnergyWorld
+from ebwm_cli.world.observing import Memory
 
 
 @torch.no_grad()
@@ -34,30 +34,29 @@ def fit_level(
     network, space, think = world.network, world.space, think.model_copy(update={"samples": 1, "stop": "fixed"})
     assert network.level is not None
 
-    def moved(context: Tensor) -> tuple[Tensor, FirstMove, Trajectory]:
-        """What the trunk says of `context`, the first move after it, and the descents."""
+    def moved(context: Tensor) -> tuple[Memory, FirstMoves, Trajectory]:
+        """`context`, observed, and the first moves and the descents after it."""
         memory = world.observe(context)
         run, _ = world.descended(memory, think, rng)
-        made = run if first_move_is_made(world.model, think) else None
-        return memory.kept.hidden, world.first_move(memory, memory.length, made), run
+        return memory, world.first_moves(memory, memory.length, run, think), run
 
-    errors: list[tuple[Tensor, Tensor, Tensor]] = []
-    energies: list[tuple[Tensor, Tensor, Tensor]] = []
+    errors: list[tuple[Tensor, ...]] = []
+    energies: list[tuple[Tensor, ...]] = []
     for states in plain:
         if abandon():
             return False
-        said, first, run = moved(states[:, :-1])
-        errors.append((said, first.length, space.ideal_energy(run.final, states[:, 1:])))
+        memory, first, run = moved(states[:, :-1])
+        clues, ideal = space.clues(memory.states, memory.length), space.ideal_energy(run.final, states[:, 1:])
+        errors.append((memory.kept.hidden, clues, first.lengths, ideal))
     for states in trained:
         if abandon():
             return False
-        said, first, run = moved(world.blurred(states[:, :-1], rng))
-        energies.append((said, first.energy, run.energies[..., -1]))
+        _, first, run = moved(world.blurred(states[:, :-1], rng))
+        energies.append((first.facts, run.energies[..., -1]))
     network.level.fit(_joined(errors), _joined(energies), floor=space.numbers * space.alike)
     return True
 
 
-def _joined(found: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+def _joined(found: list[tuple[Tensor, ...]]) -> list[Tensor]:
     """Each of what was found, (N, ...), of all windows and positions."""
-    hidden, facts, wanted = (torch.cat([part.flatten(0, 1) for part in parts]) for parts in zip(*found, strict=True))
-    return hidden, facts, wanted
+    return [torch.cat([part.flatten(0, 1) for part in parts]) for parts in zip(*found, strict=True)]
