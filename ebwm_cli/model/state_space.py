@@ -286,8 +286,9 @@ class LatentSpace(nn.Module):
         return self.divergence(candidate, target)
 
     def clues(self, states: Tensor, count: int) -> Tensor:
-        """Half the squared distances (B, count, 2) that the scene moved by when it came to the state before each of the
-        last `count`, and to that state: what moves, and how steadily, is wrong to be taken for still."""
+        """Half the squared distances (B, count, 2) that the scene moved by, to the state before each of the last
+        `count` and to that state: what moves far, or now and then, is hard to foresee."""
+        states = states[:, -count - MOTIONS :]
         moved = self.divergence(states[:, 1:], states[:, :-1])  # (B, T-1)
         moved = F.pad(moved, (MOTIONS, 0), value=torch.nan)  # what was before is not known
         return moved.unfold(1, MOTIONS, 1)[:, -count:]

@@ -62,7 +62,7 @@ class Cost:
 
 
 def _ebt(model: EbtSection, spec: StateSpec) -> EnergyWorld:
-    told = (TokenSpace if spec.modality == "text" else LatentSpace).clue_count
+    clues = (TokenSpace if spec.modality == "text" else LatentSpace).clue_count
     network = EnergyTransformer(
         width=model.width,
         layers=model.layers,
@@ -73,7 +73,7 @@ def _ebt(model: EbtSection, spec: StateSpec) -> EnergyWorld:
         compatibility=model.compatibility,
         turned=turns(model),
         squares=model.head == "squares",
-        clues=told if model.energies.level else None,
+        clues=clues if model.energies.level else None,
     )
     return EnergyWorld(network, build_space(model, spec, start=model.start, rule=model.tokens.rule), model, spec)
 
