@@ -241,8 +241,7 @@ class EnergyWorld(ObservingWorld):
                 gradient_clamp=rules.gradient_clamp,
                 geometry=self.space,
             )
-        shortened = torch.tensor([cooled(cooling, step) for step in range(MOVES)], device=run.moves.device)
-        sizes = run.moves[:, :count, :MOVES] / shortened
+        sizes = torch.stack([run.moves[:, :count, step] / cooled(cooling, step) for step in range(MOVES)], -1)
         return FirstMoves(run.energies[:, :count, 1], sizes.square() * (run.start.shape[-1] / 2))
 
     def _level(
