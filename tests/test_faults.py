@@ -107,7 +107,7 @@ def data(tmp_path_factory):
 
 def attempt(recipe, data, out) -> ResourceError | None:
     try:
-        list(train(recipe, data, out))
+        list(train(recipe, data, out, device="cpu"))
     except ResourceError as error:
         return error
     return None

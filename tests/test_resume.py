@@ -43,7 +43,7 @@ def stopped_run(step: int, number: int, recipe, data, out, monkeypatch) -> EbwmE
     with monkeypatch.context() as patched:
         patched.setattr(EnergyWorld, "loss", interrupted)
         with pytest.raises((StoppedAndSaved, Interrupted)) as error:
-            list(train(recipe, data, out))
+            list(train(recipe, data, out, device="cpu"))
     return error.value
 
 
@@ -84,7 +84,7 @@ def test_a_second_interrupt_leaves_at_once(data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(EnergyWorld, "loss", interrupted_twice)
     with pytest.raises(Interrupted, match="twice"):
-        list(train(short_recipe(), data, tmp_path / "run"))
+        list(train(short_recipe(), data, tmp_path / "run", device="cpu"))
     assert "still here" not in calls
     assert saved_steps(tmp_path / "run/checkpoints") == []
 
@@ -150,7 +150,7 @@ def test_where_no_checkpoint_is_whole_nothing_starts_over_silently(data, tmp_pat
     for folder in folders:
         damage(folder / "weights.safetensors")
     with pytest.raises(CheckpointError) as error:
-        list(train(short_recipe(), data, out))
+        list(train(short_recipe(), data, out, device="cpu"))
     assert all(str(folder) in error.value.message for folder in folders)
     assert "--fresh" in error.value.hint
 
@@ -176,12 +176,12 @@ def test_model_data_and_seed_cannot_change_under_a_run_and_nothing_is_touched(da
         }
     )
     with pytest.raises(RecipeError) as error:
-        list(train(changed, data, out))
+        list(train(changed, data, out, device="cpu"))
     for line in ("seed: 0 -> 5", "model.start", "data.context: null -> 4"):
         assert line in error.value.message
     other = make_set(tmp_path / "other", seed=1)
     with pytest.raises(DataError, match=other.fingerprint):
-        list(train(recipe, other.path, out))
+        list(train(recipe, other.path, out, device="cpu"))
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
@@ -218,12 +218,12 @@ def test_a_finished_run_says_so_and_returns_its_report(data, tmp_path):
 def test_without_out_the_same_command_finds_its_run_and_another_recipe_begins_one(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     stopped_run(9, signal.SIGTERM, short_recipe(), data, None, monkeypatch)
-    first, reports = list(Path("runs").glob("small-*")), list(train(short_recipe(), data))
+    first, reports = list(Path("runs").glob("small-*")), list(train(short_recipe(), data, device="cpu"))
     assert len(first) == 1
     assert any("going on from step 9" in each.notice for each in reports if isinstance(each, Notice))
     assert Path("runs/latest").resolve().name == first[0].name
-    list(train(short_recipe(learning_rate=1e-3), data))
-    list(train(short_recipe(), data, fresh=True))
+    list(train(short_recipe(learning_rate=1e-3), data, device="cpu"))
+    list(train(short_recipe(), data, fresh=True, device="cpu"))
     runs = set(Path("runs").glob("small-*"))
     assert len(runs) == 3
     assert Path("runs/latest").resolve().name in {path.name for path in runs - set(first)}

@@ -69,7 +69,8 @@ def test_hours_come_from_flops_per_second_where_they_are_given(place, capsys):
     assert "--plan" in capsys.readouterr().err
 
 
-def test_fewer_gpus_than_asked_is_a_lack_of_resources(place, capsys):
+def test_fewer_gpus_than_asked_is_a_lack_of_resources(place, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert run(["scale", "tiny.yaml", "--gpus", "8"]) == 7
     told = capsys.readouterr().err
     assert "error: no GPU is visible, 8 asked for" in told

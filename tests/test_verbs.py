@@ -54,7 +54,7 @@ def test_every_verb_serves(world, modality, prepared, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr("ebwm_cli.run.trainer.update_weights", stopped)
         with pytest.raises(StoppedAndSaved):
-            list(train(recipe, data, tmp_path / "again"))
+            list(train(recipe, data, tmp_path / "again", device="cpu"))
     finish(recipe, data, tmp_path / "again")
     assert outcome(tmp_path / "again") == outcome(tmp_path / "whole")
 
