@@ -89,8 +89,10 @@ def test_a_second_interrupt_leaves_at_once(data, tmp_path, monkeypatch):
     assert saved_steps(tmp_path / "run/checkpoints") == []
 
 
-def test_averaged_weights_accumulation_and_levels_resume_to_the_same_bits(data, tmp_path, monkeypatch):
-    recipe = levelled(short_recipe(ema=0.8, accumulate=2, keep=1))
+def test_averages_parts_levels_anchors_and_clipping_resume_to_the_same_bits(data, tmp_path, monkeypatch):
+    recipe = levelled(short_recipe(ema=0.8, accumulate=2, keep=1, clip_spikes=1.0))
+    descent = recipe.model.descent.model_copy(update={"anchor_fit": True})
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"descent": descent})})
     finish(recipe, data, tmp_path / "whole")
     stopped_run(25, signal.SIGTERM, recipe, data, tmp_path / "run", monkeypatch)  # two losses an update
     finish(recipe, data, tmp_path / "run")

@@ -36,6 +36,9 @@ class DescentSection(Section):
     """Learning rate of alpha = this * alpha * lr (EBT, arXiv 2507.02092)."""
     anchor: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """lambda, the pull back to the start per step (fraction of the distance); 0 is the published form."""
+    anchor_fit: bool = False
+    """Whether lambda is fitted to the validation windows whenever those are looked at, for thinking; training keeps
+    `anchor`, and learns nothing else for it."""
     step_size_jitter: Annotated[float, Field(ge=1)] = 1.0
     """Training only: alpha is drawn log-uniformly from [alpha / j, alpha * j] per position; 1 draws nothing."""
     langevin_noise: NonNegative = 0.0
@@ -58,6 +61,8 @@ class DescentSection(Section):
             value = getattr(self, key)
             if isinstance(value, tuple) and value[0] > value[1]:
                 raise ValueError(f"{key}: the low end {value[0]} is above the high end {value[1]}")
+        if self.anchor_fit and not self.anchor:
+            raise ValueError("anchor_fit: there is no pull to fit where anchor is 0")
         return self
 
     @property

@@ -72,8 +72,14 @@ class TrainSection(Section):
     """Learning rate at the end of the cosine, as a fraction of the peak."""
     weight_decay: NonNegative = 0.01
     """On matrices only."""
+    beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    """Of AdamW: how long squares of gradients are remembered, about 1 / (1 - beta2) updates. What is remembered for long
+    after a start with large gradients keeps later updates small."""
     clip_norm: NonNegative = 1.0
     """Largest norm of the whole gradient; 0 clips nothing."""
+    clip_spikes: NonNegative = 0.0
+    """The same as a multiple of what it was of late; 0 clips nothing. How large gradients usually are depends on the
+    set, and a batch whose gradient is a hundred times as large can undo all that was learned."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the trunk; energies and candidates are fp32 in both."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ebwm_cli.data.loader import as_states, spread
 from ebwm_cli.data.store import Split
@@ -69,6 +70,13 @@ class HeldOutWindows:
     def loss_of(self, reference: Reference) -> float:
         """Loss of a predictor that needs no network."""
         return float(reference.loss(self._states[:, :-1], self._states[:, 1:]).double().mean())
+
+    def some(self, predictions: int, state_dim: int) -> tuple[Tensor, ...]:
+        """Windows (B, T+1, ...) evenly spread, as many as make so many predictions, in as many parts as memory asks
+        for."""
+        context = self._states.shape[1] - 1
+        rows = torch.from_numpy(spread(np.arange(len(self._states)), max(1, predictions // context)))
+        return self._states[rows.to(self._states.device)].split(windows_at_once(context, 1, state_dim))
 
     @torch.no_grad()
     def score(

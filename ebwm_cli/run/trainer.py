@@ -22,20 +22,16 @@ from ebwm_cli.data.store import PreparedSet
 from ebwm_cli.errors import CheckpointError, DivergedError
 from ebwm_cli.recipe.schema import Recipe
 from ebwm_cli.run.distributed import ALONE, Ranks
-from ebwm_cli.run.held_out_loss import HeldOutScore, HeldOutWindows, references_of, windows_at_once
+from ebwm_cli.run.fitting import anchor_fitted, level_fitted
+from ebwm_cli.run.held_out_loss import HeldOutScore, HeldOutWindows, references_of
 from ebwm_cli.run.launch import parts_of
 from ebwm_cli.run.measure import perplexity
 from ebwm_cli.run.report import TrainLine, ValidationLine
 from ebwm_cli.run.training_state import TrainingState
 from ebwm_cli.world.average import WeightAverage
 from ebwm_cli.world.build import build_world
-from ebwm_cli.world.energy import EnergyWorld
-from ebwm_cli.world.levelling import fit_level
 from ebwm_cli.world.optim import build_optimizer, learning_rate
-from ebwm_cli.world.update import Update, step_generator, update_weights
-
-LEVEL_PREDICTIONS = 4096
-"""Of training windows, that a level is fitted to, twice; more change it little."""
+from ebwm_cli.world.update import Update, norm_of_late, update_weights
 
 
 @dataclass
@@ -55,6 +51,8 @@ class Progress:
     seconds: float = 0.0
     """Wall-clock, up to the last save."""
     updating_seconds: float = 0.0
+    usual_norm: float | None = None
+    """Running geometric mean of gradients' norms."""
     deadline: float | None = None
     """Seconds of updating after which training ends, decided once; None: after the recipe's steps."""
     averaged: int = 0
@@ -147,12 +145,14 @@ class Trainer:
             seed=self.recipe.seed,
             step=progress.step,
             fraction=self._fraction,
+            usual_norm=progress.usual_norm,
             ranks=self.ranks,
         )
         progress.step += 1
         if update.finite:
             progress.skipped_in_a_row = 0
             progress.averaged += 1
+            progress.usual_norm = norm_of_late(progress.usual_norm, update.grad_norm)
             for name, value in {"loss": update.loss, "grad_norm": update.grad_norm, **update.measures}.items():
                 progress.sums[name] = progress.sums.get(name, 0.0) + value
             if self.average:
@@ -208,9 +208,10 @@ class Trainer:
         score = None
         if self.ranks.first:
             with self._averaged():
-                score = self.held_out.score(self.world, self.recipe.think, self.recipe.seed, abandon)
-                if score and self._is_best(score.loss) and not self._fit_level(abandon):
-                    score = None
+                if anchor_fitted(self.world, self.recipe, self.held_out, abandon):
+                    score = self.held_out.score(self.world, self.recipe.think, self.recipe.seed, abandon)
+                if score and self._is_best(score.loss):
+                    score = score if level_fitted(self.world, self.recipe, self.loader, abandon) else None
         told = self.ranks.told(score and asdict(score))
         if told is None:
             return None
@@ -239,20 +240,6 @@ class Trainer:
         """Whether no validation had a lower one."""
         best = self.progress.best_loss
         return loss < (math.inf if best is None else best)
-
-    def _fit_level(self, abandon: Callable[[], bool]) -> bool:
-        """Fit what contexts add to energies, where the recipe has that; whether that was not abandoned."""
-        world, loader = self.world, self.loader
-        if not isinstance(world, EnergyWorld) or world.network.level is None:
-            return True
-        count = -(-LEVEL_PREDICTIONS // self.spec.context)
-        batches = -(-count // self.recipe.train.batch_size)
-        mixed = torch.cat([loader.batch(step).states for step in range(batches)])[:count]
-        at_once = windows_at_once(self.spec.context, 1, self.spec.state_dim)
-        plain, trained = (
-            (states.to(self.device) for states in windows.split(at_once)) for windows in (loader.plain(count), mixed)
-        )
-        return fit_level(world, plain, trained, self.recipe.think, step_generator(self.recipe.seed, -2), abandon)
 
     # ------------------------------------------------------------------------------------------ save, restore
 

@@ -44,6 +44,7 @@ class EnergyWorld(ObservingWorld):
 
     typical_drop: Tensor
     curvature: Tensor
+    pull: Tensor
     measures = ("energy_start", "energy_final", "step_size")
     score: str | None = "energy"
 
@@ -55,11 +56,22 @@ class EnergyWorld(ObservingWorld):
         self.replay = ReplayBuffer(rules.replay_size) if rules.replay else None
         self.register_buffer("typical_drop", torch.zeros(()))  # of total energy in training, a running mean
         self.register_buffer("curvature", torch.zeros(()))  # the largest one found last, in training
+        if rules.anchor_fit:
+            self.register_buffer("pull", torch.tensor(rules.anchor))  # lambda, where nothing is trained
 
     @property
     def step_size(self) -> Tensor:
         """alpha as descent uses it, a 0-dim tensor: never below SMALLEST_STEP_SIZE."""
         return self.alpha.clamp_min(SMALLEST_STEP_SIZE)
+
+    @property
+    def anchor(self) -> float:
+        """lambda as thinking uses it; training goes by the recipe's."""
+        return float(self.pull) if self.model.descent.anchor_fit else self.model.descent.anchor
+
+    def set_anchor(self, anchor: float) -> None:
+        """From now on thinking uses this lambda. Only where the recipe has it fitted."""
+        self.pull.fill_(anchor)
 
     def relative_rates(self) -> dict[str, float]:
         """Parameters whose learning rate is a multiple of their own value: alpha's is 3 * alpha * lr (EBT)."""
@@ -237,7 +249,7 @@ class EnergyWorld(ObservingWorld):
                 steps=MOVES,
                 step_size=self.step_size,
                 step_scale=self.training_scale(),
-                anchor=rules.anchor,
+                anchor=self.anchor,
                 gradient_clamp=rules.gradient_clamp,
                 geometry=self.space,
             )
@@ -269,11 +281,11 @@ class EnergyWorld(ObservingWorld):
         record: bool,
     ) -> Trajectory:
         """Descend from `start` (B, M*P, D) after the states `where` (M*P,), as `think` says."""
-        rules, width = self.model.descent, start.shape[1]
+        rules, width, anchor = self.model.descent, start.shape[1], self.anchor
         shared: dict[str, Any] = {
             "steps": think.steps,
             "step_size": self.step_size,
-            "anchor": rules.anchor,
+            "anchor": anchor,
             "origin": origin,
             "cooling": think.cooling,
             "gradient_clamp": rules.gradient_clamp,
@@ -283,7 +295,7 @@ class EnergyWorld(ObservingWorld):
         stopping, control = self._stopping(think), None
         if rules.step_control == "spectral":
             fraction = rules.spectral_fraction
-            control = StepControl(step_size=self.step_size, anchor=rules.anchor, fraction=fraction, rng=rng)
+            control = StepControl(step_size=self.step_size, anchor=anchor, fraction=fraction, rng=rng)
         if stopping is None and control is None and not think.backtrack:
             return descend(self.landscapes(memory.kept, where), start, **shared)
         first = memory.length - width
@@ -319,7 +331,7 @@ class EnergyWorld(ObservingWorld):
             self._own_start(memory, count) if start is None else start,
             step=self.model.landscapes - 1,
             step_size=self.step_size,
-            anchor=self.model.descent.anchor,
+            anchor=self.anchor,
             geometry=self.space,
         )
         if self.network.level is None:

@@ -29,7 +29,7 @@ def learning_rate(step: int, train: TrainSection, fraction: float | None = None)
 
 
 def build_optimizer(world: nn.Module, train: TrainSection) -> torch.optim.AdamW:
-    """AdamW (0.9, 0.999) in three kinds of groups: matrices decay, vectors don't, and parameters that the world names
+    """AdamW (0.9, beta2) in three kinds of groups: matrices decay, vectors don't, and parameters that the world names
     in `relative_rates` learn at a rate proportional to their own value."""
     relative: dict[str, float] = world.relative_rates() if hasattr(world, "relative_rates") else {}  # type: ignore[operator]
     matrices, vectors, groups = [], [], []
@@ -46,7 +46,7 @@ def build_optimizer(world: nn.Module, train: TrainSection) -> torch.optim.AdamW:
         *groups,
     ]
     groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=train.learning_rate, betas=(0.9, 0.999), fused=True)
+    return torch.optim.AdamW(groups, lr=train.learning_rate, betas=(0.9, train.beta2), fused=True)
 
 
 def set_learning_rate(

@@ -1,9 +1,9 @@
 """One update of the weights, and what it draws from.
 
-gradient = sum over parts of d(loss of the part)/dw / parts; clipped to a norm; AdamW. Randomness is a pure function of
-(seed, step), and each part of a batch starts from the same generator state: all parts draw the same step counts, so the
-cut changes no number where the recipe draws nothing per item. Where several ranks share an update, their windows are
-parts too. Knows no file and no kind.
+gradient = sum over parts of d(loss of the part)/dw / parts; clipped to a norm, or to a multiple of what norms were of
+late; AdamW. Randomness is a pure function of (seed, step), and each part of a batch starts from the same generator
+state: all parts draw the same step counts, so the cut changes no number where the recipe draws nothing per item. Where
+several ranks share an update, their windows are parts too. Knows no file and no kind.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from ebwm_cli.recipe.schema import TrainSection
 from ebwm_cli.world.observing import ObservingWorld
 from ebwm_cli.world.optim import set_learning_rate
 from ebwm_cli.world.protocol import WorldModel
+
+NORM_DECAY = 0.98
+"""Of the running mean of gradients' norms, per update."""
 
 
 class Together(Protocol):
@@ -77,6 +80,13 @@ def gradient(
     return totals.pop("loss"), totals
 
 
+def norm_of_late(before: float | None, norm: float) -> float:
+    """Running geometric mean of gradients' norms, which a spike hardly moves; None is that of no update."""
+    if not before or not norm:
+        return before or norm
+    return math.exp(NORM_DECAY * math.log(before) + (1 - NORM_DECAY) * math.log(norm))
+
+
 def update_weights(
     world: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -86,12 +96,14 @@ def update_weights(
     seed: int,
     step: int,
     fraction: float | None = None,
+    usual_norm: float | None = None,
     ranks: Together | None = None,
 ) -> Update:
     """Make update number `step`, counted from 0, with windows `states` (B, T+1, D); skip it where it isn't finite.
 
-    `fraction` of the training is over, where not steps but a clock ends it. `ranks` make it together, each with its
-    own B windows: every one makes as many of the parts, and all arrive at the same weights.
+    `fraction` of the training is over, where not steps but a clock ends it. `usual_norm` is what gradients' norms were
+    of late, by which spikes are clipped; None knows of none. `ranks` make it together, each with its own B windows:
+    every one makes as many of the parts, and all arrive at the same weights.
     """
     optimizer.zero_grad(set_to_none=True)
     size = ranks.size if ranks else 1
@@ -100,7 +112,8 @@ def update_weights(
     if ranks and size > 1:  # all draw the same step counts, so the same parameters have gradients
         gradients = [parameter.grad for parameter in world.parameters() if parameter.grad is not None]
         ranks.add_up([loss, *measures.values(), *gradients])
-    norm = nn.utils.clip_grad_norm_(world.parameters(), train.clip_norm or math.inf)
+    limits = [train.clip_norm, train.clip_spikes * (usual_norm or 0.0)]
+    norm = nn.utils.clip_grad_norm_(world.parameters(), min((limit for limit in limits if limit), default=math.inf))
     set_learning_rate(optimizer, step, train, fraction)
     values = torch.stack([loss, norm, *measures.values()]).tolist()  # the only wait for the device
     update = Update(values[0], values[1], dict(zip(measures, values[2:], strict=True)))

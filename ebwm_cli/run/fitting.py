@@ -1,0 +1,45 @@
+"""What a trainer fits besides weights, in closed form or nearly, whenever it looks at validation windows: how far
+thinking goes, and what energies are measured in. Draws nothing that training draws from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from ebwm_cli.data.loader import Loader
+from ebwm_cli.recipe.schema import Recipe
+from ebwm_cli.run.held_out_loss import NUMBERS_AT_ONCE, HeldOutWindows, windows_at_once
+from ebwm_cli.world.anchoring import fit_anchor
+from ebwm_cli.world.energy import EnergyWorld
+from ebwm_cli.world.levelling import fit_level
+from ebwm_cli.world.observing import ObservingWorld
+from ebwm_cli.world.update import step_generator
+
+LEVEL_PREDICTIONS = 4096
+"""Of training windows, that a level is fitted to, twice; more change it little."""
+ANCHOR_PREDICTIONS = 2048
+"""Of validation windows, that the anchor of thinking is fitted to, which is one number."""
+
+
+def anchor_fitted(world: ObservingWorld, recipe: Recipe, held_out: HeldOutWindows, abandon: Callable[[], bool]) -> bool:
+    """Fit how far thinking goes, where the recipe has that; whether that was not abandoned."""
+    if not isinstance(world, EnergyWorld) or not world.model.descent.anchor_fit:
+        return True
+    windows = held_out.some(min(ANCHOR_PREDICTIONS, NUMBERS_AT_ONCE // world.spec.state_dim), world.spec.state_dim)
+    return fit_anchor(world, windows, recipe.think, step_generator(recipe.seed, -3), abandon)
+
+
+def level_fitted(world: ObservingWorld, recipe: Recipe, loader: Loader, abandon: Callable[[], bool]) -> bool:
+    """Fit what energies after a context are measured in, where the recipe has that; whether that was not abandoned."""
+    if not isinstance(world, EnergyWorld) or world.network.level is None:
+        return True
+    spec, device = world.spec, world.alpha.device
+    count = -(-LEVEL_PREDICTIONS // spec.context)
+    batches = -(-count // recipe.train.batch_size)
+    mixed = torch.cat([loader.batch(step).states for step in range(batches)])[:count]
+    at_once = windows_at_once(spec.context, 1, spec.state_dim)
+    plain, trained = (
+        (states.to(device) for states in windows.split(at_once)) for windows in (loader.plain(count), mixed)
+    )
+    return fit_level(world, plain, trained, recipe.think, step_generator(recipe.seed, -2), abandon)
