@@ -73,8 +73,8 @@ class TrainSection(Section):
     weight_decay: NonNegative = 0.01
     """On matrices only."""
     beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
-    """Of AdamW: how long squares of gradients are remembered, about 1 / (1 - beta2) updates. Large ones of the start that
-    are remembered for long keep later updates small."""
+    """Of AdamW: squares of gradients are remembered for about 1 / (1 - beta2) updates. Large ones of the start keep
+    later updates small for as long."""
     clip_norm: NonNegative = 1.0
     """Largest norm of the whole gradient; 0 clips nothing."""
     clip_spikes: NonNegative = 0.0
