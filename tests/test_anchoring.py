@@ -136,5 +136,5 @@ def test_the_model_a_training_leaves_has_one_of_its_own_and_the_weights_of_one_t
 
 def test_without_an_anchor_there_is_none_to_fit():
     with pytest.raises(RecipeError, match="anchor_fit"):
-        load_recipe("video_ebt_4xs", ["model.descent.anchor=0"])
+        load_recipe("video_ebt_4xs", ["model.descent.anchor=0", "model.descent.anchor_fit=true"])
     assert DescentSection(anchor=0).anchor_fit is False
