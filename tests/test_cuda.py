@@ -2,15 +2,13 @@
 verb from training to thinking. Skipped where there is none."""
 
 import math
-import os
-import signal
 
 import pytest
 import torch
 from kinds import ONE_PASS, WORLDS, gradients, rng, section_of, windows, world_of
 from small_set import make_set
 from small_text import make_text_set
-from training import levelled, outcome, short_recipe
+from training import levelled, outcome, short_recipe, stop_half_way
 
 from ebwm_cli.commands.calibration import calibration
 from ebwm_cli.commands.evaluate import evaluate
@@ -18,10 +16,8 @@ from ebwm_cli.commands.facets import facets
 from ebwm_cli.commands.generate import continue_text
 from ebwm_cli.commands.think import think
 from ebwm_cli.commands.train import plan, train
-from ebwm_cli.errors import StoppedAndSaved
 from ebwm_cli.recipe.schema import DataSection, ThinkSection
 from ebwm_cli.run.checkpoint import load_world
-from ebwm_cli.world.update import update_weights
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -103,17 +99,7 @@ def recipe_of(kind, modality, **changes):
 def test_every_verb_runs(kind, modality, prepared, tmp_path, monkeypatch):
     recipe, data = recipe_of(kind, modality), prepared[modality]
     assert plan(recipe, data, device="cuda").params > 0
-    calls = iter(range(1, 100))
-
-    def stopped(*args, **options):
-        if next(calls) == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return update_weights(*args, **options)
-
-    with monkeypatch.context() as patched:
-        patched.setattr("ebwm_cli.run.trainer.update_weights", stopped)
-        with pytest.raises(StoppedAndSaved):
-            list(train(recipe, data, tmp_path / "run", device="cuda"))
+    stop_half_way(recipe, data, tmp_path / "run", monkeypatch, device="cuda")
     *_, done = train(recipe, data, tmp_path / "run", device="cuda")
     assert done.step == 9
     list(train(recipe, data, tmp_path / "whole", device="cuda"))

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import signal
-
 import pytest
 from kinds import ONE_PASS, WORLDS, section_of
 from small_set import make_set
 from small_text import make_text_set
-from training import finish, outcome, short_recipe
+from training import finish, outcome, short_recipe, stop_half_way
 
 from ebwm_cli.commands.evaluate import evaluate
 from ebwm_cli.commands.generate import continue_text
 from ebwm_cli.commands.think import think
-from ebwm_cli.commands.train import plan, train
-from ebwm_cli.errors import StoppedAndSaved
+from ebwm_cli.commands.train import plan
 from ebwm_cli.recipe.schema import DataSection, ThinkSection
-from ebwm_cli.world.update import update_weights
 
 
 @pytest.fixture(scope="module")
@@ -43,18 +38,7 @@ def test_every_verb_serves(world, modality, prepared, tmp_path, monkeypatch):
     done, _ = finish(recipe, data, tmp_path / "whole")
     assert (foreseen.kind, foreseen.params) == (recipe.model.kind, done.params)
     assert foreseen.flops_per_step == done.flops_per_step
-
-    calls = iter(range(1, 100))
-
-    def stopped(*args, **options):
-        if next(calls) == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return update_weights(*args, **options)
-
-    with monkeypatch.context() as patched:
-        patched.setattr("ebwm_cli.run.trainer.update_weights", stopped)
-        with pytest.raises(StoppedAndSaved):
-            list(train(recipe, data, tmp_path / "again", device="cpu"))
+    stop_half_way(recipe, data, tmp_path / "again", monkeypatch)
     finish(recipe, data, tmp_path / "again")
     assert outcome(tmp_path / "again") == outcome(tmp_path / "whole")
 

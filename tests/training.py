@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
 from safetensors.torch import load_file
 from small_set import small_recipe
 
 from ebwm_cli.commands.train import train
+from ebwm_cli.errors import StoppedAndSaved
 from ebwm_cli.recipe.schema import Recipe, TrainSection
 from ebwm_cli.run.report import Report, TrainReport
+from ebwm_cli.world.update import update_weights
 
 TIMES = ("seconds", "eta_seconds", "states_per_second")
 NUMBERS_OF_TIME = ("seconds", "updating_seconds")
@@ -42,6 +47,21 @@ def finish(recipe: Recipe, data: Path, out: Path, **options: Any) -> tuple[Train
     reports = list(train(recipe, data, out, device="cpu", **options))
     assert isinstance(reports[-1], TrainReport)
     return reports[-1], reports
+
+
+def stop_half_way(recipe: Recipe, data: Path, out: Path, monkeypatch: pytest.MonkeyPatch, device: str = "cpu") -> None:
+    """Train until SIGTERM comes in the fifth update, which then saves and stops."""
+    calls = iter(range(1, 100))
+
+    def signalled(*args: Any, **options: Any) -> Any:
+        if next(calls) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return update_weights(*args, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ebwm_cli.run.trainer.update_weights", signalled)
+        with pytest.raises(StoppedAndSaved):
+            list(train(recipe, data, out, device=device))
 
 
 def outcome(out: Path) -> dict[str, Any]:
