@@ -1,11 +1,7 @@
-"""Calibration against closed forms and loops, at its ends, for all kinds, as people and programs see it."""
+"""What calibration measures, against closed forms and loops, and at its ends."""
 
 from __future__ import annotations
 
-import io
-import json
-import math
-from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,38 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from rich.console import Console
-from small_set import make_run, make_set, small_recipe
-from small_text import make_text_set, small_text_recipe
 from torch import Tensor, nn
 
-from ebwm_cli.commands import evaluate
-from ebwm_cli.commands.calibration import calibration
-from ebwm_cli.console import View, render, show
-from ebwm_cli.errors import DataError, UsageError
 from ebwm_cli.model.ngram import Bigram
 from ebwm_cli.model.references import Copy
 from ebwm_cli.model.state_space import LatentSpace
 from ebwm_cli.model.token_space import TokenSpace
-from ebwm_cli.recipe.model import DiffusionSection, ModelSection, RnnSection, TransformerSection
-from ebwm_cli.recipe.schema import DataSection, Recipe, ThinkSection
+from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.run.calibration import measure_calibration, shuffle, shuffled_orders
-from ebwm_cli.run.checkpoint import load_world, save_model
 from ebwm_cli.run.judging import Baseline
 from ebwm_cli.run.measure import HeldOut
 from ebwm_cli.run.pairs import pair_windows
-from ebwm_cli.run.picture_calibration import draw_calibration
-from ebwm_cli.run.reliability import parts, reliability
-from ebwm_cli.run.report import EvalReport, Notice
-from ebwm_cli.run.report_calibration import CalibrationReport, CalibrationRow, Telling
+from ebwm_cli.run.report_calibration import CalibrationRow, Telling
 
-RIVALS: dict[str, ModelSection] = {
-    "transformer": TransformerSection(layers=1, width=16, heads=2),
-    "rnn": RnnSection(layers=1, width=16),
-    "diffusion": DiffusionSection(layers=1, width=16, heads=2),
-}
-KINDS = ["ebt", *RIVALS]
 FALSE = ["other", "shuffled", "past_shuffled", "two_ahead", "near_30", "near_10"]
 CONTEXT, DIM, CLIP, VOCABULARY = 6, 8, 31, 7
 
@@ -368,235 +345,3 @@ def test_near_misses_are_wrong_by_their_share(share: float) -> None:
     p = TokenSpace(50, 16).near_miss(tokens, rng, share).softmax(-1)
     assert torch.allclose(p.gather(-1, tokens[..., None]), torch.tensor(1 - share), atol=1e-4)
     assert torch.allclose(p.topk(2).values[..., 1], torch.tensor(share), atol=1e-4)
-
-
-# ------------------------------------------------------------------------------------------ reliability
-
-
-def test_parts_are_equal_and_keep_equal_scores_together() -> None:
-    rng = np.random.default_rng(0)
-    scores = rng.permutation(100.0 * np.arange(60)).reshape(10, 6)
-    place = parts(scores, 10)
-    assert (np.bincount(place.ravel()) == 6).all()
-    assert (place == scores // 600).all()
-    tied = parts(np.array([1.0, 1, 1, 1, 1, 1, 2, 3, 4, 5]), 10)
-    assert len(set(tied[:6].tolist())) == 1
-    assert (np.diff(tied) >= 0).all()
-
-
-def test_a_curve_is_its_means() -> None:
-    rng = np.random.default_rng(0)
-    errors = rng.gamma(2, size=(50, 8))
-    scores = errors + rng.normal(size=errors.shape)
-    curve = reliability("score", scores, errors, 0)
-    order = np.argsort(scores.ravel())
-    for part, members in zip(curve.bins, np.array_split(order, 10), strict=True):
-        assert part.positions == len(members) == 40
-        assert part.windows == len(set((members // 8).tolist()))
-        assert part.mean_error == pytest.approx(errors.ravel()[members].mean())
-        assert part.mean_score == pytest.approx(scores.ravel()[members].mean())
-    assert reliability("score", scores, errors, 0) == curve
-    assert reliability("score", scores, errors, 1) != curve
-
-
-def test_intervals_are_of_windows_not_of_positions() -> None:
-    rng = np.random.default_rng(0)
-    same = np.repeat(rng.normal(size=(400, 1)), 10, 1)
-    scores = rng.normal(size=same.shape)
-    widths = []
-    for errors in (same, rng.normal(size=same.shape)):
-        widths.append(np.mean([each.ci95[1] - each.ci95[0] for each in reliability("s", scores, errors, 0).bins]))
-    # 400 positions of about 0.65 * 400 windows, some of which are there twice: 1 / sqrt(n) over sum m^2 / (sum m)^2
-    assert widths[1] == pytest.approx(2 * 1.96 / math.sqrt(400), rel=0.1)
-    assert widths[0] == pytest.approx(widths[1] * math.sqrt(1.9), rel=0.1)
-
-
-def test_what_can_not_be_sorted_has_no_curve() -> None:
-    errors = np.random.default_rng(0).normal(size=(4, 5))
-    assert reliability("s", np.ones((4, 5)), errors, 0).bins == []
-    assert "same" in reliability("s", np.ones((4, 5)), errors, 0).how
-    errors[0, 0] = np.inf
-    assert "finite" in reliability("s", np.arange(20.0).reshape(4, 5), errors, 0).how
-    few = reliability("s", np.array([[1.0, 2.0], [3.0, 4.0]]), np.ones((2, 2)), 0)
-    assert [each.positions for each in few.bins] == [1] * 4
-
-
-# ------------------------------------------------------------------------------------------- all kinds
-
-
-def recipe_of(kind: str, modality: str) -> Recipe:
-    """A small world of one kind."""
-    if kind == "ebt":
-        return small_recipe() if modality == "video" else small_text_recipe()
-    return Recipe(name="small", data=DataSection(modality=modality), model=RIVALS[kind], think=ThinkSection(steps=3))  # type: ignore[arg-type]
-
-
-def speaking(path: Path) -> None:
-    """Give the model at `path` random weights where it has zeros: an untrained forecast says that nothing changes."""
-    loaded = load_world(path)
-    torch.manual_seed(1)
-    weights = {
-        name: 0.2 * torch.randn_like(weight) if weight.ndim > 1 and not weight.any() else weight
-        for name, weight in loaded.world.state_dict().items()
-    }
-    facts: dict[str, Any] = {name: getattr(loaded, name) for name in ("recipe", "spec", "encoder", "data", "step")}
-    save_model(path, weights, **facts)
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """data/video and data/text, and a run of every kind on each."""
-    home = tmp_path_factory.mktemp("calibration")
-    sets = {"video": make_set(home / "data" / "video"), "text": make_text_set(home / "data" / "text", sentences=250)}
-    for (modality, prepared), kind in product(sets.items(), KINDS):
-        speaking(make_run(home / "runs" / f"{modality}_{kind}", prepared, recipe=recipe_of(kind, modality)))
-    return home
-
-
-def model_of(home: Path, modality: str, kind: str) -> Path:
-    return home / "runs" / f"{modality}_{kind}" / "model.safetensors"
-
-
-def measured(checkpoint: Path, **options: Any) -> CalibrationReport:
-    """The report at the end."""
-    *notices, report = calibration(checkpoint, **{"device": "cpu", "most_windows": 40, **options})
-    assert isinstance(report, CalibrationReport)
-    assert notices
-    assert all(isinstance(notice, Notice) for notice in notices)
-    return report
-
-
-@pytest.fixture(scope="module", params=["video", "text"])
-def report(request: pytest.FixtureRequest, home: Path) -> CalibrationReport:
-    """All four kinds on one set."""
-    first, *others = [model_of(home, request.param, kind) for kind in KINDS]
-    return measured(first, against=others)
-
-
-def test_every_kind_is_measured_and_says_how(report: CalibrationReport) -> None:
-    assert [row.kind for row in report.rows] == KINDS
-    assert [each.key for each in report.false_states] == FALSE
-    assert len({row.name for row in report.rows}) == len(KINDS)
-    for row in report.rows:
-        assert [each.key for each in row.telling] == [
-            "score", "score_above", "score_without_anchor", "prediction", "doubt", "candidate_doubt", "reference",
-        ]  # fmt: skip
-        for each in row.telling:
-            for found in (each.auroc, each.same_place):
-                assert list(found) == FALSE
-                assert all(measured.how for measured in found.values())
-                assert all(0 <= m.value <= 1 for m in found.values() if m.value is not None)
-        judged = telling(row, "score")
-        assert (judged.auroc["other"].value is None) == (row.score is None)
-        assert row.score is None or row.score in judged.auroc["other"].how
-        assert bool(row.reliability.bins) == (row.score is not None)
-
-
-def test_what_is_in_nats_is_said(report: CalibrationReport) -> None:
-    text = report.reference == "bigram"
-    assert bool(report.nats) == text
-    assert ("entropy of the prediction" in report.nats) == text
-    noted = telling(report.rows[0], "score").auroc["other"].how
-    assert ("the same for every certain token" in noted) == text
-    assert all((row.doubt_gap.value is None) != text for row in report.rows if row.doubt_reliability.bins)
-
-
-@pytest.mark.parametrize(("modality", "kind"), [("video", "diffusion"), ("text", "ebt")])
-def test_errors_are_those_of_eval(home: Path, modality: str, kind: str) -> None:
-    model = model_of(home, modality, kind)
-    [row] = measured(model).rows
-    *_, whole = evaluate.evaluate(model, steps=[], samples=[], rollout=0, device="cpu", most_windows=40)
-    assert isinstance(whole, EvalReport)
-    assert row.loss == whole.loss
-    assert row.score_spearman.value == whole.energy_error_spearman
-    assert row.doubt_spearman.value == whole.doubt_error_spearman
-    assert row.partial_spearman.value == whole.partial_spearman
-
-
-def test_a_report_is_a_function_of_the_seed(home: Path) -> None:
-    model = model_of(home, "video", "ebt")
-    first, again, other = [measured(model, seed=seed).rows[0].model_dump_json() for seed in (1, 1, 2)]
-    assert first == again
-    assert first != other
-
-
-def test_what_means_nothing_is_refused(home: Path) -> None:
-    model = model_of(home, "video", "ebt")
-    with pytest.raises(UsageError, match="at least 2"):
-        measured(model, most_windows=1)
-    with pytest.raises(UsageError, match="differs from itself"):
-        measured(model, against=[model])
-    with pytest.raises(DataError, match="different sets"):
-        measured(model, against=[model_of(home, "text", "ebt")])
-
-
-# --------------------------------------------------------------------------------- files and the screen
-
-
-def test_a_run_gets_a_picture_and_the_report(
-    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(home)
-    show(calibration(Path("runs/text_ebt"), device="cpu", most_windows=8), View("document"))
-
-    def refuse(word: str) -> None:
-        raise AssertionError(word)
-
-    document = json.loads(capsys.readouterr().out, parse_constant=refuse)
-    assert document["files"] == ["runs/text_ebt/eval/calibration.png", "runs/text_ebt/eval/calibration.json"]
-    written = CalibrationReport.model_validate_json(Path(document["files"][1]).read_bytes())
-    assert written == CalibrationReport.model_validate(document)
-    with Image.open(document["files"][0]) as image:
-        assert min(image.size) > 300
-    alone = home / "alone.safetensors"
-    alone.write_bytes(model_of(home, "text", "ebt").read_bytes())
-    assert measured(alone, most_windows=8).files == []
-
-
-def test_pictures_hold_every_curve_and_no_clock(report: CalibrationReport, tmp_path: Path) -> None:
-    for name in ("one.png", "two.png"):
-        draw_calibration(tmp_path / name, report)
-    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
-    fewer = report.model_copy(update={"rows": [row for row in report.rows if row.score is None]})
-    draw_calibration(tmp_path / "fewer.png", fewer)  # no score, and yet a picture
-    odd = report.rows[0].model_copy(update={"name": "_$\\frac{" + "x" * 200})
-    draw_calibration(tmp_path / "odd.png", report.model_copy(update={"rows": [odd]}))
-    sizes = {}
-    for name in ("one", "fewer", "odd"):
-        with Image.open(tmp_path / f"{name}.png") as image:
-            sizes[name] = image.size
-    assert len({width for width, _ in sizes.values()}) == 1
-    assert sizes["one"][1] > sizes["fewer"][1] > sizes["odd"][1]
-
-
-def drawn(report: CalibrationReport, width: int) -> str:
-    paper = Console(width=width, file=io.StringIO(), force_terminal=True, color_system=None, legacy_windows=False)
-    paper.print(render(report))
-    assert isinstance(paper.file, io.StringIO)
-    return paper.file.getvalue()
-
-
-@pytest.mark.parametrize("width", [80, 100, 140])
-@pytest.mark.parametrize("count", [1, 4, 6])
-def test_it_fits_the_terminal_and_hides_no_number(report: CalibrationReport, width: int, count: int) -> None:
-    rows = [*report.rows, *report.rows][:count]
-    text = drawn(report.model_copy(update={"rows": rows}), width)
-    assert max(map(len, text.splitlines())) <= width
-    assert "\x1b" not in text
-    assert "…" not in text
-    lines = text.splitlines()
-    [line] = [line for line in lines if line.startswith("the score ")][:1]
-    said = [f"{r.score_spearman.value:.4f}" if r.score_spearman.value is not None else "–" for r in rows[:4]]
-    assert line.split()[-min(count, 4) :] == said
-    for row in rows[:1]:
-        found = telling(row, "prediction").auroc
-        [line] = [line for line in lines if line.startswith("distance from prediction")][:1]
-        assert line.split()[3:] == [f"{found[key].value:.3f}" for key in FALSE]
-    assert sum(line.startswith(tuple("ABCDEF")) and "tells true from" in line for line in lines) == count
-
-
-def test_names_can_not_colour_a_table(report: CalibrationReport) -> None:
-    row = report.rows[0].model_copy(update={"checkpoint": "a\x1b[1m[bold].safetensors", "score": "s\x1b[31m[red]"})
-    text = drawn(report.model_copy(update={"rows": [row], "data": "d\x1b[0m", "files": ["x\x1b"]}), 80)
-    assert "\x1b" not in text
-    assert "[red]" in text

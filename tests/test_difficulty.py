@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from small_set import make_run, make_set, small_recipe
-from small_text import small_text_recipe
+from small_runs import model_of, recipe_of
+from small_set import make_run, make_set
 from torch import Tensor, nn
 
 from ebwm_cli.commands.difficulty import difficulty
@@ -26,8 +26,7 @@ from ebwm_cli.console import render
 from ebwm_cli.data.labels import ranked
 from ebwm_cli.data.store import open_set
 from ebwm_cli.errors import DataError, UsageError
-from ebwm_cli.recipe.model import DiffusionSection, TransformerSection
-from ebwm_cli.recipe.schema import DataSection, Recipe, ThinkSection
+from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.run import difficulty as measuring
 from ebwm_cli.run.checkpoint import LoadedWorld, load_world
 from ebwm_cli.run.measure import HeldOut
@@ -38,17 +37,6 @@ from ebwm_cli.run.statistics import spearman
 
 CONTEXTS = {"balls": 4, "sums": 16}
 WINDOWS = 10
-
-
-def recipe_of(kind: str, modality: str) -> Recipe:
-    """A small world of one kind."""
-    if kind == "ebt":
-        return small_recipe() if modality == "video" else small_text_recipe()
-    sections = {
-        "transformer": TransformerSection(layers=1, width=16, heads=2),
-        "diffusion": DiffusionSection(layers=1, width=16, heads=2),
-    }
-    return Recipe(name="small", data=DataSection(modality=modality), model=sections[kind], think=ThinkSection(steps=3))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +51,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             prepared = open_set(home / "data" / world)
             make_run(home / "runs" / f"{world}_{kind}", prepared, recipe=recipe_of(kind, modality))
     return home
-
-
-def model_of(home: Path, world: str, kind: str) -> Path:
-    return home / "runs" / f"{world}_{kind}" / "model.safetensors"
 
 
 def measured(checkpoint: Path, **options: Any) -> DifficultyReport:

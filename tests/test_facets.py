@@ -6,7 +6,6 @@ import io
 import json
 import math
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from small_set import CONTEXT, make_run, make_set, small_recipe
-from small_text import make_text_set, small_text_recipe
+from small_runs import KINDS, make_home, model_of
+from small_set import CONTEXT
 from torch import Tensor, nn
 
 from ebwm_cli.cli import run
@@ -24,8 +23,7 @@ from ebwm_cli.commands.facets import facets
 from ebwm_cli.console import render
 from ebwm_cli.data.store import PreparedSet, open_set
 from ebwm_cli.errors import DataError, UsageError
-from ebwm_cli.recipe.model import DiffusionSection, ModelSection, RnnSection, TransformerSection
-from ebwm_cli.recipe.schema import DataSection, Recipe, ThinkSection
+from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.run import facets as measuring
 from ebwm_cli.run.checkpoint import load_world
 from ebwm_cli.run.facets import Difficulty, measure_facets
@@ -35,50 +33,13 @@ from ebwm_cli.run.report import EvalReport, Notice
 from ebwm_cli.run.report_facets import FacetsReport, FacetsRow, Measured, StepsLoss
 from ebwm_cli.world.protocol import Prediction
 
-RIVALS: dict[str, ModelSection] = {
-    "transformer": TransformerSection(layers=1, width=16, heads=2),
-    "rnn": RnnSection(layers=1, width=16),
-    "diffusion": DiffusionSection(layers=1, width=16, heads=2),
-}
-KINDS = ["ebt", *RIVALS]
 NUMBERS = ["hidden_change", "other_auroc", "near_auroc", "steps_spearman", "steps_used", "error_spearman"]
 NUMBERS += ["context_auroc"]
 
 
-def recipe_of(kind: str, modality: str) -> Recipe:
-    """A small world of one kind."""
-    if kind == "ebt":
-        return small_recipe() if modality == "video" else small_text_recipe()
-    return Recipe(name="small", data=DataSection(modality=modality), model=RIVALS[kind], think=ThinkSection(steps=3))  # type: ignore[arg-type]
-
-
-def speaking(path: Path) -> Path:
-    """The model at `path` with random weights where it has zeros: an untrained forecast says that nothing changes."""
-    from ebwm_cli.run.checkpoint import save_model
-
-    loaded = load_world(path)
-    torch.manual_seed(1)
-    weights = {
-        name: 0.2 * torch.randn_like(weight) if weight.ndim > 1 and not weight.any() else weight
-        for name, weight in loaded.world.state_dict().items()
-    }
-    facts: dict[str, Any] = {name: getattr(loaded, name) for name in ("recipe", "spec", "encoder", "data", "step")}
-    save_model(path, weights, **facts)
-    return path
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """data/video and data/text, and a run of every kind on each."""
-    home = tmp_path_factory.mktemp("facets")
-    sets = {"video": make_set(home / "data" / "video"), "text": make_text_set(home / "data" / "text", sentences=250)}
-    for (modality, prepared), kind in product(sets.items(), KINDS):
-        speaking(make_run(home / "runs" / f"{modality}_{kind}", prepared, recipe=recipe_of(kind, modality)))
-    return home
-
-
-def model_of(home: Path, modality: str, kind: str) -> Path:
-    return home / "runs" / f"{modality}_{kind}" / "model.safetensors"
+    return make_home(tmp_path_factory.mktemp("facets"))
 
 
 def measured(checkpoint: Path, **options: Any) -> FacetsReport:
