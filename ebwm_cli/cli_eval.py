@@ -24,7 +24,7 @@ BESIDE = {
     "--by": ALWAYS | {"by", "steps"},
 }
 """Parameters that mean something beside each."""
-STEPS, SAMPLES = ["1", "2", "4", "8", "16"], ["1", "4"]
+STEPS, SAMPLES = ["0", "1", "2", "4", "8", "16"], ["1", "4"]
 HELD_OUT = ("test", "val")
 
 
@@ -33,7 +33,7 @@ def evaluate(
     checkpoint: Checkpoint = None,
     data: Data = None,
     split: Annotated[str, typer.Option(help="test; or val, to choose by.")] = "test",
-    steps: Annotated[list[str], typer.Option(help="Descent steps to compare: 1 2 4.")] = STEPS,
+    steps: Annotated[list[str], typer.Option(help="Descent steps to compare: 1 2 4; 0 is where they start.")] = STEPS,
     samples: Annotated[list[str], typer.Option(help="Starts per state to compare: 1 4.")] = SAMPLES,
     rollout: Annotated[int | None, typer.Option(help="States to predict ahead. [default: 4; text: 0]", min=0)] = None,
     stride: Annotated[int | None, typer.Option(help="States between windows; else a whole context.", min=1)] = None,
@@ -61,10 +61,10 @@ def evaluate(
     if facets or calibration:
         reports = _meaning(checkpoint, facets, against=against, **shared)
     elif by:
-        reports = _by_difficulty(checkpoint, by_steps=counts("--steps", steps), **shared)
+        reports = _by_difficulty(checkpoint, by_steps=counts("--steps", steps, least=0), **shared)
     else:
         reports = _losses(
-            checkpoint, steps=counts("--steps", steps), samples=counts("--samples", samples), rollout=rollout,
+            checkpoint, steps=counts("--steps", steps, least=0), samples=counts("--samples", samples), rollout=rollout,
             stride=stride, questions=questions, against=against, **shared,
         )  # fmt: skip
     show(reports, View("document" if json else "", quiet, verbose > 0, "measuring held-out windows"))

@@ -41,13 +41,13 @@ class ListCommand(TyperCommand):
         return super().parse_args(ctx, spread)
 
 
-def counts(option: str, words: list[str]) -> list[int]:
-    """Whole numbers from 1 up, given as words, commas or both; sorted, each once."""
+def counts(option: str, words: list[str], least: int = 1) -> list[int]:
+    """Whole numbers from `least` up, given as words, commas or both; sorted, each once."""
     parts = [part for word in words for part in word.split(",") if part]
-    wrong = [part for part in parts if not (part.isascii() and part.isdigit() and int(part[:9]) > 0)]
+    wrong = [part for part in parts if not (part.isascii() and part.isdigit() and int(part[:9]) >= least)]
     if wrong or not parts:
         raise UsageError(
-            f"{option} takes whole numbers from 1 up, not {wrong[0] if wrong else 'nothing'}", f"{option} 1 2 4"
+            f"{option} takes whole numbers from {least} up, not {wrong[0] if wrong else 'nothing'}", f"{option} 1 2 4"
         )
     return sorted({int(part) for part in parts})
 

@@ -37,13 +37,13 @@ def difficulty(
     """Yield notices, then one DifficultyReport, also written to the run folder's eval/ where the checkpoint lies in
     one.
 
-    `by_steps` are fixed numbers of steps to compare, from 1 up. `most_windows` bounds how many windows are looked at
-    (None: as many as make PREDICTIONS). `data` must hold states of the checkpoint's own encoder. Raises UsageError;
-    DataError where the set has no labels, or none of its windows that are looked at has; CheckpointError.
+    `by_steps` are fixed numbers of steps to compare; 0 is where descents start. `most_windows` bounds how many windows
+    are looked at (None: as many as make PREDICTIONS). `data` must hold states of the checkpoint's own encoder. Raises
+    UsageError; DataError where the set has no labels, or none of its windows that are looked at has; CheckpointError.
     """
     began = time.perf_counter()
-    if not by_steps or min(by_steps) < 1:
-        raise UsageError("--by difficulty compares numbers of steps from 1 up", "--steps 1 2 4 8 16")
+    if min(by_steps, default=-1) < 0 or not any(by_steps):
+        raise UsageError("--by difficulty compares numbers of steps, one of them from 1 up", "--steps 0 1 2 4 8 16")
     asked = judgement(checkpoint, data=data, thinking=thinking, device=device, split=split, most_windows=most_windows)
     loaded, prepared, held_out, context = asked.loaded, asked.prepared, asked.held_out, asked.context
     labels = window_labels(held_out, context)
