@@ -24,7 +24,7 @@ BESIDE = {
     "--by": ALWAYS | {"by", "steps"},
 }
 """Parameters that mean something beside each."""
-STEPS, SAMPLES = ["0", "1", "2", "4", "8", "16"], ["1", "4"]
+STEPS, SAMPLES = ["1", "2", "4", "8", "16"], ["1", "4"]
 HELD_OUT = ("test", "val")
 
 

@@ -102,10 +102,8 @@ def test_numbers_are_those_of_windows_one_by_one(home: Path, world: str) -> None
     assert report.labelled == sum(row.positions for row in there)
     for row in there:
         assert row.positions == len(free[row.label])
-        assert [each.steps for each in row.by_steps] == [0, 1, 2, 4, 8, 16]
+        assert [each.steps for each in row.by_steps] == [1, 2, 4, 8, 16]
         losses = {each.steps: each.loss for each in row.by_steps}
-        if world == "balls":
-            assert losses[0] == pytest.approx(row.reference_loss, rel=1e-5)  # descents start at the last state
         for steps in (2, 16):
             mean = np.mean([error for error, _ in fixed[steps][row.label]])
             assert losses[steps] == pytest.approx(mean, rel=1e-4), (row.name, steps)
@@ -114,6 +112,15 @@ def test_numbers_are_those_of_windows_one_by_one(home: Path, world: str) -> None
         assert row.steps_used == pytest.approx(np.mean([used for _, used in free[row.label]]), rel=1e-2)
         assert row.loss is None
     assert (report.few, report.many, report.budget) == (2, 16, 16)
+
+
+def test_no_steps_are_where_descents_start(home: Path) -> None:
+    report = measured(model_of(home, "balls", "ebt"), by_steps=[0, 1])
+    assert (report.few, report.many) == (0, 1)
+    for row in report.rows:
+        if row.positions:
+            start, _ = row.by_steps
+            assert start.loss == pytest.approx(row.reference_loss, rel=1e-5)  # the last state
 
 
 def test_the_reference_is_copying_or_the_bigram(home: Path) -> None:

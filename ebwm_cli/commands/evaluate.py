@@ -54,7 +54,7 @@ def evaluate(
     checkpoint: Path | None,
     *,
     data: Path | None = None,
-    steps: Sequence[int] = (0, 1, 2, 4, 8, 16),
+    steps: Sequence[int] = (1, 2, 4, 8, 16),
     samples: Sequence[int] = (1, 4),
     rollout: int | None = None,
     stride: int | None = None,

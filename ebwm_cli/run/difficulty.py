@@ -28,7 +28,7 @@ from ebwm_cli.run.statistics import spearman
 
 BUDGET = 16
 """Steps that a position may use before its score has settled."""
-BY_STEPS = (0, 1, 2, 4, 8, 16)
+BY_STEPS = (1, 2, 4, 8, 16)
 FEW = 2
 """Steps that the change of a loss is counted from, where they are among those asked for."""
 DRAWS = 1000
