@@ -91,7 +91,7 @@ def point(link: Path, target: Path, aside: Path) -> None:
     aside.unlink(missing_ok=True)
     try:
         aside.symlink_to(relative)
-    except (OSError, NotImplementedError):
+    except OSError:  # as on Windows without the privilege
         aside.write_text(relative, encoding="utf-8")
     try:
         rename(aside, link)
