@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
+import pytest
 import torch
 
 from ebwm_cli.recipe.model import (
@@ -14,9 +16,10 @@ from ebwm_cli.recipe.model import (
     RnnSection,
     TransformerSection,
 )
-from ebwm_cli.recipe.schema import DataSection, Recipe, StateSpec
+from ebwm_cli.recipe.schema import DataSection, Recipe, StateSpec, ThinkSection
 from ebwm_cli.world.build import build_world
 from ebwm_cli.world.observing import ObservingWorld
+from ebwm_cli.world.protocol import Prediction
 
 CONTEXT, VOCABULARY, STATE_DIM = 6, 11, 8
 SPECS = {
@@ -25,6 +28,9 @@ SPECS = {
 }
 WORLDS = ("ebt", "transformer", "gru", "lstm", "diffusion")
 ONE_PASS = ("transformer", "gru", "lstm")
+THINK = ThinkSection(steps=3)
+
+every_world = pytest.mark.parametrize("kind", WORLDS)
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -73,3 +79,18 @@ def changed_at(states: torch.Tensor, position: int) -> torch.Tensor:
 
 def gradients(world: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in world.named_parameters() if p.grad is not None}
+
+
+def equal(a: Prediction, b: Prediction) -> bool:
+    """Bit for bit."""
+    names = [field.name for field in fields(Prediction) if field.name != "keep"]
+    pairs = [(getattr(a, name), getattr(b, name)) for name in names]
+    return all(x is y is None or torch.equal(x, y) for x, y in pairs)
+
+
+def grown(world: Any, states: torch.Tensor, at_once: int = 1) -> Any:
+    """The memory of `states`, observed a few at a time."""
+    memory = None
+    for part in states.split(at_once, dim=1):
+        memory = world.observe(part, memory)
+    return memory

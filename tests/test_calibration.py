@@ -150,14 +150,17 @@ def test_an_oracle_knows_everything() -> None:
     row = by_hand(split, Oracle(split))
     assert values(row, "score") == values(row, "score", "same_place") == dict.fromkeys(FALSE, 1.0)
     assert row.score_spearman.value == pytest.approx(1)
+    assert row.score_spearman.ci95 == pytest.approx((1, 1))
     assert row.partial_spearman.value == pytest.approx(1)
+    assert telling(row, "score").auroc["two_ahead"].ci95 == (1, 1)
     errors = [each.mean_error for each in row.reliability.bins]
     assert len(errors) == 10
     assert errors == sorted(errors)
     assert all(one.ci95[0] <= one.mean_error <= one.ci95[1] for one in row.reliability.bins)
     assert sum(each.positions for each in row.reliability.bins) == 40 * 5 * CONTEXT
     assert row.doubt_spearman.value is not None
-    assert row.doubt_spearman.value < 0.6
+    assert row.doubt_spearman.ci95 is not None
+    assert row.doubt_spearman.ci95[0] < row.doubt_spearman.value < row.doubt_spearman.ci95[1] < 0.6
 
 
 def test_dice_know_nothing() -> None:
@@ -246,7 +249,7 @@ def test_states_that_do_not_differ_are_not_counted() -> None:
     row = by_hand(split, Oracle(split))
     found = telling(row, "score")
     for key in ("other", "shuffled", "past_shuffled", "two_ahead"):
-        assert found.auroc[key].value is found.same_place[key].value is None
+        assert found.auroc[key].value is found.auroc[key].ci95 is found.same_place[key].value is None
         assert "at 0 positions" in found.auroc[key].how
         assert "undefined" in found.auroc[key].how
     assert found.auroc["near_10"].value == 1

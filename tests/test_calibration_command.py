@@ -19,6 +19,7 @@ from ebwm_cli.errors import DataError, UsageError
 from ebwm_cli.run.picture_calibration import draw_calibration
 from ebwm_cli.run.report import EvalReport, Notice
 from ebwm_cli.run.report_calibration import CalibrationReport
+from ebwm_cli.run.resampling import LEAST_WINDOWS
 
 FALSE = ["other", "shuffled", "past_shuffled", "two_ahead", "near_30", "near_10"]
 
@@ -58,6 +59,10 @@ def test_every_kind_is_measured_and_says_how(report: CalibrationReport) -> None:
                 assert list(found) == FALSE
                 assert all(measured.how for measured in found.values())
                 assert all(0 <= m.value <= 1 for m in found.values() if m.value is not None)
+                assert all(m.ci95 is None or 0 <= m.ci95[0] <= m.ci95[1] <= 1 for m in found.values())
+        for sure in (row.score_spearman, row.partial_spearman, row.doubt_spearman, row.reference_spearman):
+            assert (sure.ci95 is None) == (sure.value is None or report.windows < LEAST_WINDOWS)
+            assert sure.ci95 is None or sure.ci95[0] <= sure.value <= sure.ci95[1]
         judged = told["score"]
         assert (judged.auroc["other"].value is None) == (row.score is None)
         assert row.score is None or row.score in judged.auroc["other"].how
@@ -160,6 +165,10 @@ def test_it_fits_the_terminal_and_hides_no_number(report: CalibrationReport, wid
     [line] = [line for line in lines if line.startswith("the score ")][:1]
     said = [f"{r.score_spearman.value:.4f}" if r.score_spearman.value is not None else "–" for r in rows[:4]]
     assert line.split()[-min(count, 4) :] == said
+    [below] = [lines[index + 1] for index, each in enumerate(lines) if each == line][:1]
+    ends = [each.score_spearman.ci95 for each in rows[:4] if each.score_spearman.ci95]
+    if ends:
+        assert below.split() == ["95", "%", *" ".join(f"{low:.2f} to {high:.2f}" for low, high in ends).split()]
     for row in rows[:1]:
         found = next(each for each in row.telling if each.key == "prediction").auroc
         [line] = [line for line in lines if line.startswith("distance from prediction")][:1]

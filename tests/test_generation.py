@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,12 +20,10 @@ from ebwm_cli.commands.generate import continue_text
 from ebwm_cli.commands.think import think
 from ebwm_cli.console_write import TINTS, borders, tinted
 from ebwm_cli.data.encoders.tokenizer import Tokenizer, byte_tokenizer
-from ebwm_cli.errors import DataError, EbwmError, UsageError
-from ebwm_cli.model.token_space import TokenSpace
-from ebwm_cli.recipe.schema import StateSpec, ThinkSection
+from ebwm_cli.errors import EbwmError, UsageError
+from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.run.checkpoint import load_world
 from ebwm_cli.run.generation import Choice, TextStream
-from ebwm_cli.run.questions import Question, ask, read_questions, score
 from ebwm_cli.run.report import EvalReport, Notice, ThinkReport
 from ebwm_cli.run.report_text import GenerateReport, TokenReport
 
@@ -271,95 +268,3 @@ def test_each_fifth_of_the_energies_has_its_tint():
 
 def test_what_could_move_the_cursor_is_not_printed():
     assert "\x1b" not in tinted(["\x1b[31m", "b"], [1.0, 2.0]).plain
-
-
-# ---------------------------------------------------------------------------------------------- questions
-
-
-class Parrot:
-    """A model of text whose token after a is a + 1, and whose energy of a token is how far it is from that."""
-
-    score = "energy"
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def observe(self, states, memory=None):
-        return states if memory is None else torch.cat([memory, states], 1)
-
-    def predict(self, memory, think, rng, *, positions=None, record=False):
-        last = memory[:, -(positions or memory.shape[1]) :]
-        logits = 20.0 * torch.nn.functional.one_hot((last + 1) % self.size, self.size).float()
-        return SimpleNamespace(
-            state=logits, energy=torch.zeros(last.shape), steps_used=torch.zeros(last.shape, dtype=torch.int64)
-        )
-
-    def judge(self, candidate, memory, start=None):
-        last = memory[:, -candidate.shape[1] :]
-        return (candidate.argmax(-1) - (last + 1) % self.size).abs().float()
-
-
-@pytest.fixture
-def parrot():
-    """It can only count up through the alphabet."""
-    tokenizer, space = byte_tokenizer(), TokenSpace(257, 4, "zeros")
-    spec = StateSpec(modality="text", state_dim=257, context=8)
-    loaded = SimpleNamespace(world=Parrot(257), space=space, spec=spec, device=torch.device("cpu"), encoder=tokenizer)
-    return loaded, tokenizer
-
-
-def test_questions_are_answered_by_what_the_model_believes(parrot):
-    questions = [
-        Question("abc", "def", ["dxx", "def"]),
-        Question("abc", "xyz", ["xyz", "def"]),
-        Question("a" * 20 + "abc", "defg", None),
-        Question("abc", "xyz", None),
-    ]
-    row = ask(*parrot, questions, ThinkSection(), 0)
-    assert (row.questions, row.multiple_choice, row.chance) == (4, 2, 0.5)
-    assert row.accuracy_by_energy == row.accuracy_by_likelihood == 0.5
-    assert row.exact_match_by_energy == row.exact_match_by_likelihood == 0.5
-
-
-def test_a_continuation_is_judged_token_by_token(parrot):
-    loaded, tokenizer = parrot
-    given = tokenizer.encode("abc").tolist()
-    found = score(loaded, given, tokenizer.encode("dxg").tolist(), ThinkSection())
-    assert found.energy == pytest.approx((ord("x") - ord("e")) + (ord("y") - ord("g")))
-    assert found.likelihood == pytest.approx(-40, abs=1e-3)
-    assert score(loaded, given, tokenizer.encode("defghijklm").tolist(), ThinkSection()).likelihood == pytest.approx(
-        0, abs=1e-3
-    )
-
-
-def test_eval_asks_and_reports(home, tmp_path, capsys):
-    file = tmp_path / "questions.jsonl"
-    rows = [
-        {"prompt": "the cat ", "answer": "sees", "choices": ["sees", "eats", "hears"]},
-        {"prompt": "my 🦊 sees the", "answer": " moon"},
-    ]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = ["eval", "--checkpoint", str(home / "runs" / "first"), "--data", str(home / "data" / "one")]
-    words += ["--questions", str(file), "--steps", "1", "--samples", "1"]
-    assert cli.run([*words, "--json"]) == 0
-    answers = json.loads(capsys.readouterr().out)["questions"]
-    assert answers["chance"] == pytest.approx(1 / 3)
-    assert {answers["accuracy_by_energy"], answers["exact_match_by_likelihood"]} <= {0.0, 1.0}
-    assert cli.run(words) == 0
-    assert "picked right" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("line", "word"),
-    [
-        ("not json", "line 1"),
-        ('{"prompt": "a"}', "line 1"),
-        ('{"prompt": "a", "answer": "b", "choices": ["c"]}', "not among"),
-        ('{"prompt": "a", "answer": ""}', "not empty"),
-        ("", "no questions"),
-    ],
-)
-def test_questions_that_are_none_are_named(tmp_path, line, word):
-    (tmp_path / "q.jsonl").write_text(line + "\n")
-    with pytest.raises(DataError, match=word):
-        read_questions(tmp_path / "q.jsonl")
