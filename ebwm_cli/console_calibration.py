@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ebwm_cli.console_tables import GOOD, LABEL, QUIET, VALUE, Facts, letter, render, said, table
 from ebwm_cli.console_text import duration, number, safe, sparkline
-from ebwm_cli.run.report_calibration import CalibrationReport, CalibrationRow, Reliability, Telling
+from ebwm_cli.run.report_calibration import CalibrationReport, CalibrationRow, Reliability, Resampled, Telling
 from ebwm_cli.run.report_facets import Measured
 
 COLUMNS = 4
@@ -21,6 +21,7 @@ SAME_PLACE = ("score", "score_without_anchor", "prediction")
 WITHIN = ("score_above", "score_without_anchor", "candidate_doubt")
 """What is a variant of the line above it."""
 CHANCE = 0.5
+SURE = "  95 %"
 
 
 @render.register
@@ -59,6 +60,8 @@ def _correlations(report: CalibrationReport, rows: list[CalibrationRow], first: 
         lines.append((f"{doubt} - error, nats", [row.doubt_gap for row in rows]))
     for label, values in lines:
         made.add_row(label, *[_value(each) for each in values])
+        if any(_sure(each) for each in values):
+            made.add_row(Text(SURE, QUIET), *[Text(_sure(each), QUIET) for each in values])
     made.add_row("mean error", *[Text(number(row.loss)) for row in rows])
     return made
 
@@ -96,6 +99,8 @@ def _apart(report: CalibrationReport, row: CalibrationRow, index: int) -> Table:
             continue
         indent = "  " * variant
         made.add_row(f"{indent}{safe(telling.name)}", *[_told(telling.auroc[key], best[key]) for key in keys])
+        if telling.key == "score":
+            made.add_row(Text(SURE, QUIET), *[Text(_half(telling.auroc[key].ci95), QUIET) for key in keys])
         if telling.key in SAME_PLACE and any(each.value is not None for each in telling.same_place.values()):
             made.add_row(f"{indent}  at the same place", *[_told(telling.same_place[key]) for key in keys])
     return made
@@ -105,6 +110,17 @@ def _told(measured: Measured, best: float | None = None) -> Text:
     good = best is not None and measured.value == best and best > CHANCE
     words = number(None) if measured.value is None else f"{measured.value:.3f}"
     return Text(words, f"bold {GOOD}" if good else QUIET if measured.value is None else "")
+
+
+def _sure(measured: Measured) -> str:
+    """The interval of a correlation, where there is one."""
+    ends = measured.ci95 if isinstance(measured, Resampled) else None
+    return f"{ends[0]:.2f} to {ends[1]:.2f}" if ends else ""
+
+
+def _half(ci95: tuple[float, float] | None) -> str:
+    """Half of an AUROC's interval, short enough to stand below it: ±.05."""
+    return f"±{(ci95[1] - ci95[0]) / 2:.2f}".replace("±0", "±") if ci95 else ""
 
 
 def _known(measured: Measured) -> float:
@@ -151,4 +167,7 @@ def _how(report: CalibrationReport) -> Table:
         name = "score" if key == "score" else same[0].name
         grid.add_row(f"  {safe(name)}", said([telling.how for telling in same]))
     grid.add_row("  at the same place", Text("how often it is higher at the same position, which needs no common zero"))
+    grid.add_row(
+        "95 %", Text(f"interval, from {report.resamples:,} resamples of whole windows; none where they are few")
+    )
     return grid

@@ -11,13 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ebwm_cli.run.calibration import false_states, in_nats, measure_calibration
+from ebwm_cli.run.calibration import in_nats, measure_calibration
 from ebwm_cli.run.comparison import short_names
 from ebwm_cli.run.judging import judgement, windows_in_words, write_report
 from ebwm_cli.run.outputs import shown
 from ebwm_cli.run.pairs import pair_windows
 from ebwm_cli.run.report import Notice, Report
 from ebwm_cli.run.report_calibration import CalibrationReport
+from ebwm_cli.run.resampling import DRAWS
+from ebwm_cli.run.telling import false_states
 
 
 def calibration(
@@ -68,6 +70,7 @@ def calibration(
         doubt=space.doubt_name,
         nats=in_nats(space),
         false_states=false_states(space, pairs),
+        resamples=DRAWS,
         rows=rows,
         seconds=time.perf_counter() - began,
         files=[str(folder / name) for name in ("calibration.png", "calibration.json")] if folder else [],

@@ -23,20 +23,33 @@ from ebwm_cli.run.checkpoint import LoadedWorld
 from ebwm_cli.run.judging import Baseline
 from ebwm_cli.run.measure import Floats, HeldOut
 from ebwm_cli.run.outputs import shown
-from ebwm_cli.run.pairs import NO_SCORE, Pairs, counted, defined, differ, origin, paired_batches, positions
+from ebwm_cli.run.pairs import NO_SCORE, Pairs, counted, defined, differ, paired_batches, positions
 from ebwm_cli.run.reliability import reliability
-from ebwm_cli.run.report_calibration import CalibrationRow, FalseStates, Reliability, Telling
+from ebwm_cli.run.report_calibration import CalibrationRow, Reliability, Resampled
 from ebwm_cli.run.report_facets import Measured
-from ebwm_cli.run.statistics import auroc, partial_spearman, spearman
+from ebwm_cli.run.resampling import interval, partial_spearman_of, spearman_of
+from ebwm_cli.run.statistics import partial_spearman, spearman
+from ebwm_cli.run.telling import (
+    ABOVE,
+    BARE,
+    DOUBT,
+    NOISES,
+    OTHER,
+    OWN_DOUBT,
+    PAST,
+    PREDICTION,
+    REFERENCE,
+    SCORE,
+    SHUFFLED,
+    TWO_AHEAD,
+    Told,
+    false_states,
+    near,
+    telling,
+)
 from ebwm_cli.world.protocol import Judge
 from ebwm_cli.world.update import step_generator
 
-NOISES = (0.3, 0.1)
-"""How wrong near misses are, as `StateSpace.near_miss` has it."""
-SCORE, ABOVE, BARE, PREDICTION, DOUBT, OWN_DOUBT, REFERENCE = (
-    "score", "score_above", "score_without_anchor", "prediction", "doubt", "candidate_doubt", "reference",
-)  # fmt: skip
-OTHER, SHUFFLED, PAST, TWO_AHEAD = "other", "shuffled", "past_shuffled", "two_ahead"
 UNDEFINED = "undefined: one of them is the same everywhere"
 
 
@@ -50,14 +63,13 @@ def measure_calibration(
     against, doubt = f"with the actual error {_budget(loaded)}, at {positions(errors)}", space.doubt_name
     by_doubt = reliability(doubt, found.doubts, errors, seed)
     if score is None:
-        told = given = Measured(value=None, how=NO_SCORE)
+        told = given = Resampled(value=None, ci95=None, how=NO_SCORE)
         by_score = Reliability(by="score", bins=[], how=NO_SCORE)
     else:
-        told = _correlation(spearman(found.scores, errors), f"Spearman of the final {score} {against}")
-        value = partial_spearman(found.scores, errors, found.doubts)
-        given = _correlation(value, f"partial Spearman of the final {score}, given the {doubt}, {against}")
+        told = _correlation(found.scores, errors, f"Spearman of the final {score} {against}", seed)
+        how = f"partial Spearman of the final {score}, given the {doubt}, {against}"
+        given = _correlation(found.scores, errors, how, seed, given=found.doubts)
         by_score = reliability(score, found.scores, errors, seed)
-    trivially = _correlation(spearman(found.doubts, errors), f"Spearman of the {doubt} {against}")
     knowing = f"Spearman of the one-step error of {baseline.name}, which knows the truth as no model does, {against}"
     return CalibrationRow(
         name=name,
@@ -67,26 +79,13 @@ def measure_calibration(
         loss=float(errors.mean()),
         score_spearman=told,
         partial_spearman=given,
-        doubt_spearman=trivially,
-        reference_spearman=_correlation(spearman(found.references, errors), knowing),
+        doubt_spearman=_correlation(found.doubts, errors, f"Spearman of the {doubt} {against}", seed),
+        reference_spearman=_correlation(found.references, errors, knowing, seed),
         reliability=by_score,
         doubt_reliability=by_doubt,
         doubt_gap=_gap(space, by_doubt),
-        telling=_telling(loaded, found, false_states(space, pairs), baseline.name),
+        telling=telling(space, score, found.told, false_states(space, pairs), baseline.name, seed),
     )
-
-
-def false_states(space: StateSpace, pairs: Pairs) -> list[FalseStates]:
-    """What true next states are told from, in the order they are shown."""
-    shuffled = "true next states after contexts whose order is another, at the last position of each window:"
-    two_ahead = "states two steps ahead where they differ, none at the last position of a window, after which it ends"
-    return [
-        FalseStates(key=OTHER, name="other", how=f"next states from {origin(pairs)} where they differ"),
-        FalseStates(key=SHUFFLED, name="order", how=f"{shuffled} all states were shuffled"),
-        FalseStates(key=PAST, name="past", how=f"{shuffled} all states but the last were shuffled"),
-        FalseStates(key=TWO_AHEAD, name="2 ahead", how=two_ahead),
-        *[FalseStates(key=_near(share), name=f"{share:.0%} off", how=space.near_miss_words(share)) for share in NOISES],
-    ]
 
 
 def in_nats(space: StateSpace) -> list[str]:
@@ -106,26 +105,29 @@ class _Found:
     """Final ones, of the prediction; 0 where nothing is judged."""
     doubts: Floats
     references: Floats
-    told: dict[str, dict[str, tuple[Floats, Floats]]]
-    """By what is told from the truth, and by what tells: the numbers of false states and of true ones."""
+    told: dict[str, Told]
+    """By what is told from the truth."""
 
 
 @dataclass
-class _Told:
-    """Numbers of false states and of the true ones in their places, by what tells."""
+class _Numbers:
+    """Numbers of false states and of the true ones in their places, by what tells, as they are found."""
 
     false: dict[str, list[Tensor]] = field(default_factory=dict)
     true: dict[str, list[Tensor]] = field(default_factory=dict)
+    windows: list[Tensor] = field(default_factory=list)
 
-    def add(self, false: dict[str, Tensor], true: dict[str, Tensor], where: Tensor) -> None:
-        """Of numbers (B, P) those at `where` (B, P)."""
+    def add(self, false: dict[str, Tensor], true: dict[str, Tensor], where: Tensor, first: int) -> None:
+        """Of numbers (B, P) of windows from `first` on those at `where` (B, P)."""
         for mine, numbers in ((self.false, false), (self.true, true)):
             for key, number in numbers.items():
                 mine.setdefault(key, []).append(number[where].cpu())
+        self.windows.append(first + torch.nonzero(where)[:, 0].cpu())
 
-    def pairs(self) -> dict[str, tuple[Floats, Floats]]:
-        """(N,) each, as far as there are any."""
-        return {key: (_joined(self.false[key]), _joined(self.true[key])) for key in self.false}
+    def told(self) -> Told:
+        """All of them, as far as there are any."""
+        numbers = {key: (_joined(self.false[key]), _joined(self.true[key])) for key in self.false}
+        return Told(numbers, torch.cat(self.windows).numpy())
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ def _look(loaded: LoadedWorld, held_out: HeldOut, pairs: Pairs, baseline: Baseli
     many, length = len(pairs.starts), loaded.spec.context
     orders = {SHUFFLED: shuffled_orders(many, length, seed), PAST: shuffled_orders(many, length, seed, kept=1)}
     columns: list[list[Tensor]] = [[], [], [], []]
-    told = {each.key: _Told() for each in false_states(space, pairs)}
+    told = {each.key: _Numbers() for each in false_states(space, pairs)}
     done = 0
     for number, (states, others) in enumerate(paired_batches(loaded, held_out, pairs, think.samples)):
         context, truth = states[:, :-1], states[:, 1:]
@@ -189,15 +191,15 @@ def _look(loaded: LoadedWorld, held_out: HeldOut, pairs: Pairs, baseline: Baseli
         tell = partial(teller, memory=memory, prediction=prediction.state, bottom=bottom, last=context)
         true = tell(space.certain(truth))
         for key, candidate, where in _candidates(space, states, others, partial(step_generator, seed, number)):
-            told[key].add(tell(candidate), true, where)
+            told[key].add(tell(candidate), true, where, done)
         right = _tell_last(teller, context, truth, step_generator(seed, number))
         for key, order in orders.items():
             shuffled = shuffle(context, torch.from_numpy(order[done : done + len(states)]).to(states.device))
             false = _tell_last(teller, shuffled, truth, step_generator(seed, number))
-            told[key].add(false, right, differ(shuffled, context).any(1, keepdim=True))
+            told[key].add(false, right, differ(shuffled, context).any(1, keepdim=True), done)
         done += len(states)
     tables = [_joined(column) for column in columns]
-    return _Found(*tables, told={key: each.pairs() for key, each in told.items()})
+    return _Found(*tables, told={key: each.told() for key, each in told.items()})
 
 
 def _candidates(
@@ -210,8 +212,8 @@ def _candidates(
     ahead = torch.cat([states[:, 2:], states[:, -1:]], dim=1)  # a window ends before the last one: it is never used
     yield TWO_AHEAD, space.certain(ahead), differ(ahead, truth)
     for share in NOISES:
-        near = space.near_miss(truth, rng(), share)
-        yield _near(share), near, torch.ones(truth.shape[:2], dtype=torch.bool, device=truth.device)
+        missed = space.near_miss(truth, rng(), share)
+        yield near(share), missed, torch.ones(truth.shape[:2], dtype=torch.bool, device=truth.device)
 
 
 def _tell_last(teller: _Teller, context: Tensor, truth: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
@@ -236,79 +238,22 @@ def shuffle(states: Tensor, order: Tensor) -> Tensor:
     return states[torch.arange(len(states), device=states.device)[:, None], order]
 
 
-# ------------------------------------------------------------------------------------------------ telling
+# ------------------------------------------------------------------------------------------------ numbers
 
 
-def _telling(loaded: LoadedWorld, found: _Found, false: list[FalseStates], reference: str) -> list[Telling]:
-    return [
-        Telling(
-            key=key,
-            name=name,
-            how=_said(found, key, f"{how}; {note}" if note else how),
-            auroc={each.key: _told(key, how, note, each, found.told[each.key]) for each in false},
-            same_place={each.key: _told(key, how, note, each, found.told[each.key], same=True) for each in false},
-        )
-        for key, name, how, note in _ways(loaded, reference)
-    ]
-
-
-def _said(found: _Found, key: str, how: str) -> str:
-    """`how`, or that there is no such number."""
-    return how if key in found.told[OTHER] else NO_SCORE
-
-
-def _ways(loaded: LoadedWorld, reference: str) -> list[tuple[str, str, str, str]]:
-    """What may tell true from false: its key, its name, what it is, and what to keep in mind."""
-    space, score = loaded.space, loaded.world.score or "score"
-    pull = "half the squared distance from the start"
-    apart = "half the squared distance of a candidate from the model's own prediction"
-    if space.in_nats:
-        pull = "its KL from the start in nats, of a uniform start the same for every certain token and less for others"
-        apart = "KL in nats of a candidate from the model's own prediction, of a certain token its -ln p"
-    anchored = f"the start is the state space's own, and an anchor, where there is one, adds {pull}"
-    return [
-        (SCORE, score, f"total {score} of a candidate", anchored),
-        (ABOVE, "above the prediction's", f"{score} of a candidate less that of the model's own prediction", ""),
-        (BARE, "without its anchor", f"{score} of a candidate that is its own start, so that no anchor adds to it", ""),
-        (PREDICTION, "distance from prediction", apart, ""),
-        (DOUBT, space.doubt_name, f"{space.doubt_name}, which sees no candidate", ""),
-        (OWN_DOUBT, "of the candidate", f"{space.doubt_name}, taken of a candidate in its place", ""),
-        (REFERENCE, f"error of {reference}", f"one-step error that {reference} has if a candidate is true", ""),
-    ]
-
-
-def _told(
-    key: str,
-    how: str,
-    note: str,
-    false: FalseStates,
-    told: dict[str, tuple[Floats, Floats]],
-    *,
-    same: bool = False,
-) -> Measured:
-    """The AUROC of what is called `key` and `how`; or, at the `same` place, how often it is higher there."""
-    if key not in told:
-        return Measured(value=None, how=NO_SCORE)
-    wrong, right = told[key]
-    if same:
-        value = float(((wrong > right) + (wrong == right) / 2).mean()) if wrong.size else None
-        said = f"share of {positions(wrong)} at which it is higher, ties half: {how}; higher for {false.how}"
+def _correlation(x: Floats, errors: Floats, how: str, seed: int, given: Floats | None = None) -> Resampled:
+    """Of numbers and errors (W, C), and what of it is not explained by what is `given` (W, C)."""
+    windows = np.arange(len(errors)).repeat(errors.shape[1])
+    x, errors = x.ravel(), errors.ravel()
+    if given is None:
+        value, statistic = spearman(x, errors), spearman_of(x, errors)
     else:
-        value = defined(auroc(wrong, right))
-        said = f"AUROC of the {how}, at {positions(wrong)}; higher for {false.how}"
-    said += ", than for true next states; 0.5 is chance"
-    if note:
-        said += f"; {note}"
-    if not wrong.size:
-        said += "; undefined: there are none"
-    elif np.array_equal(wrong, right):
-        said += "; 0.5 by construction: it is the same for both"
-    return Measured(value=value, how=said)
-
-
-def _correlation(value: float, how: str) -> Measured:
+        value = partial_spearman(x, errors, given.ravel())
+        statistic = partial_spearman_of(x, errors, given.ravel())
     known = defined(value)
-    return Measured(value=known, how=how if known is not None else f"{how}; {UNDEFINED}")
+    if known is None:
+        return Resampled(value=None, ci95=None, how=f"{how}; {UNDEFINED}")
+    return Resampled(value=known, ci95=interval(statistic, windows, seed), how=how)
 
 
 def _gap(space: StateSpace, by_doubt: Reliability) -> Measured:
@@ -329,10 +274,6 @@ def _budget(loaded: LoadedWorld) -> str:
         return "in one pass"
     bound = "" if think.stop == "fixed" else "at most "
     return f"with {bound}{counted(think.steps, 'step')} and {counted(think.samples, 'start')}"
-
-
-def _near(share: float) -> str:
-    return f"near_{share * 100:.0f}"
 
 
 def _joined(parts: list[Tensor]) -> Floats:

@@ -10,6 +10,13 @@ from ebwm_cli.run.report import Report
 from ebwm_cli.run.report_facets import Measured
 
 
+class Resampled(Measured):
+    """One number, and how sure it is."""
+
+    ci95: tuple[float, float] | None
+    """Bootstrap over windows, which are kept whole; None where there are too few, or no number."""
+
+
 class ReliabilityBin(Report):
     """One part of the positions, next in score to each other."""
 
@@ -50,9 +57,9 @@ class Telling(Report):
     name: str
     how: str
     """What number it gives a candidate, in words."""
-    auroc: dict[str, Measured]
+    auroc: dict[str, Resampled]
     """By the key of what they are told from: P(false > true) over all pairs of positions, 0.5 is chance."""
-    same_place: dict[str, Measured]
+    same_place: dict[str, Resampled]
     """The same over pairs at the same position, where a score that has no common zero still can tell."""
 
 
@@ -67,13 +74,13 @@ class CalibrationRow(Report):
     """What it judges a candidate by, low = compatible; None where it judges nothing."""
     loss: float
     """Mean error."""
-    score_spearman: Measured
+    score_spearman: Resampled
     """Rank correlation of the final score with the actual error."""
-    partial_spearman: Measured
+    partial_spearman: Resampled
     """What of it the trivial predictor does not explain."""
-    doubt_spearman: Measured
+    doubt_spearman: Resampled
     """Rank correlation of the trivial predictor itself with the error."""
-    reference_spearman: Measured
+    reference_spearman: Resampled
     """Rank correlation of a networkless predictor's error with this one's; it knows the truth, and no model does."""
     reliability: Reliability
     """By the score."""
@@ -100,6 +107,8 @@ class CalibrationReport(Report):
     nats: list[str]
     """What of all this is in nats. A score never is: its zero and its unit are its own."""
     false_states: list[FalseStates]
+    resamples: int
+    """Of whole windows, for the interval of a correlation or an AUROC."""
     rows: list[CalibrationRow]
     """The checkpoint that was asked about, then those it is held against."""
     seconds: float
