@@ -5,6 +5,8 @@ Pure: a report in, something printable out.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -50,7 +52,7 @@ def _correlations(report: CalibrationReport, rows: list[CalibrationRow], first: 
     """A column per checkpoint, the first of them number `first`."""
     made = _table("rank correlation with the error", *[letter(first + index) for index in range(len(rows))])
     doubt = safe(report.doubt)
-    lines = [
+    lines: list[tuple[str, Sequence[Measured]]] = [
         ("the score", [row.score_spearman for row in rows]),
         (f"  given the {doubt}", [row.partial_spearman for row in rows]),
         (doubt, [row.doubt_spearman for row in rows]),
