@@ -24,6 +24,7 @@ from ebwm_cli.run import difficulty as measuring
 from ebwm_cli.run.checkpoint import LoadedWorld, load_world
 from ebwm_cli.run.measure import HeldOut
 from ebwm_cli.run.report import EvalReport
+from ebwm_cli.run.resampling import LEAST_WINDOWS
 from ebwm_cli.run.statistics import spearman
 
 
@@ -217,7 +218,7 @@ def test_a_world_that_needs_steps_where_it_is_hard_is_told_as_such(home: Path) -
             2: pytest.approx(hard / 2, rel=1e-4), 8: pytest.approx(hard / 8, rel=1e-4),
         }  # fmt: skip
         assert row.change == pytest.approx(-0.75, abs=1e-4)
-        enough = (labels == label).any(1).sum() >= measuring.LEAST_WINDOWS
+        enough = (labels == label).any(1).sum() >= LEAST_WINDOWS
         assert enough or label == 3
         assert row.change_ci95 == (pytest.approx((-0.75, -0.75), abs=1e-4) if enough else None)
 
@@ -274,7 +275,7 @@ def test_intervals_hold_what_is_true_as_often_as_they_say() -> None:
 
 def test_windows_without_the_class_widen_no_interval_and_few_windows_have_none() -> None:
     few, many = np.array([1.0, 2.0, 3.0, 1.0, 2.0]), np.array([1.0, 1.0, 4.0, 1.5, 1.0])
-    assert len(few) == measuring.LEAST_WINDOWS
+    assert len(few) == LEAST_WINDOWS
     assert measuring.change_interval(np.append(few, [0, 0]), np.append(many, [0, 0]), 3) == measuring.change_interval(
         few, many, 3
     )

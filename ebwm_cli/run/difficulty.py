@@ -24,6 +24,7 @@ from ebwm_cli.run.checkpoint import LoadedWorld
 from ebwm_cli.run.measure import Floats, HeldOut, held_out_batches
 from ebwm_cli.run.report_difficulty import DifficultyGroup, DifficultyRow
 from ebwm_cli.run.report_facets import StepsLoss
+from ebwm_cli.run.resampling import interval
 from ebwm_cli.run.statistics import spearman
 
 BUDGET = 16
@@ -31,10 +32,6 @@ BUDGET = 16
 BY_STEPS = (1, 2, 4, 8, 16)
 FEW = 2
 """Steps that the change of a loss is counted from, where they are among those asked for."""
-DRAWS = 1000
-"""Of the windows, for an interval."""
-LEAST_WINDOWS = 5
-"""That hold a class, for an interval: of fewer, drawing again says too little."""
 
 Ints = NDArray[np.int64]
 
@@ -138,22 +135,16 @@ def _row(
 
 
 def change_interval(few: Floats, many: Floats, seed: int) -> tuple[float, float] | None:
-    """95 % percentile interval of sum(many) / sum(few) - 1 over windows (W,) drawn again, DRAWS times; None where fewer
-    than LEAST_WINDOWS have any error to tell of, or a draw has none at few steps.
-
-    Whole windows are drawn, as predictions of one are alike, and each keeps both of its sums.
-    """
+    """95 % interval of sum(many) / sum(few) - 1 over windows (W,), of which each keeps both of its sums; None where too
+    few have any error to tell of, or a resample has none at few steps."""
     told = np.flatnonzero((few != 0) | (many != 0))
-    if len(told) < LEAST_WINDOWS:
-        return None
     few, many = few[told], many[told]
-    rng = np.random.default_rng(seed)
-    times = rng.multinomial(len(told), np.full(len(told), 1 / len(told)), size=DRAWS)  # (DRAWS, W)
-    above, below = times @ many, times @ few
-    if not below.all():
-        return None
-    low, high = np.quantile(above / below - 1, [0.025, 0.975])
-    return float(low), float(high)
+
+    def change(weights: Floats) -> Floats:
+        below = weights @ few
+        return weights @ many / np.where(below > 0, below, np.nan) - 1
+
+    return interval(change, told, seed)
 
 
 def groups_of(classes: Labels, labels: Ints, measured: Measurement, reference: Floats) -> list[DifficultyGroup]:
