@@ -19,8 +19,8 @@ DRAWS = 1000
 """Resamples of a bootstrap."""
 LEAST_WINDOWS = 5
 """Fewer have no interval."""
-AT_ONCE = 2_000_000
-"""Weights that are held at a time."""
+AT_ONCE = 500_000
+"""Weights that are held at a time, as many as caches hold."""
 
 Statistic = Callable[[Floats], Floats]
 """Weights (D, N) -> its values (D,), nan where it is undefined."""
@@ -44,15 +44,17 @@ def interval(statistic: Statistic, windows: NDArray[np.int64], seed: int) -> tup
 
 def spearman_of(x: Floats, y: Floats) -> Statistic:
     """Rank correlation of `x` and `y` (N,)."""
-    return lambda weights: _correlation(below(x, x, weights), below(y, y, weights), weights)
+    of_x, of_y = below(x, x), below(y, y)
+    return lambda weights: _correlation(of_x(weights), of_y(weights), weights)
 
 
 def partial_spearman_of(x: Floats, y: Floats, given: Floats) -> Statistic:
     """Rank correlation of `x` and `y` (N,) that `given` (N,) does not explain."""
+    ranks = [below(each, each) for each in (x, y, given)]
 
     def statistic(weights: Floats) -> Floats:
-        ranks = [below(each, each, weights) for each in (x, y, given)]
-        x_y, x_given, y_given = (_correlation(ranks[i], ranks[j], weights) for i, j in ((0, 1), (0, 2), (1, 2)))
+        made = [rank(weights) for rank in ranks]
+        x_y, x_given, y_given = (_correlation(made[i], made[j], weights) for i, j in ((0, 1), (0, 2), (1, 2)))
         unexplained = (1 - x_given**2) * (1 - y_given**2)
         return (x_y - x_given * y_given) / np.sqrt(np.where(unexplained > 1e-12, unexplained, np.nan))
 
@@ -61,7 +63,8 @@ def partial_spearman_of(x: Floats, y: Floats, given: Floats) -> Statistic:
 
 def auroc_of(positives: Floats, negatives: Floats) -> Statistic:
     """How often one of `positives` (N,) is above one of `negatives` (N,), which are drawn together."""
-    return lambda weights: (below(positives, negatives, weights) * weights).sum(1) / weights.sum(1) ** 2
+    lower = below(positives, negatives)
+    return lambda weights: (lower(weights) * weights).sum(1) / weights.sum(1) ** 2
 
 
 def mean_of(values: Floats) -> Statistic:
@@ -69,13 +72,17 @@ def mean_of(values: Floats) -> Statistic:
     return lambda weights: weights @ values / weights.sum(1)
 
 
-def below(values: Floats, among: Floats, weights: Floats) -> Floats:
-    """(D, N): how many of `among` (M,), each counted by `weights` (D, M), lie below each of `values` (N,), equal ones
-    half. Of `values` among themselves these are ranks, up to a constant."""
+def below(values: Floats, among: Floats) -> Callable[[Floats], Floats]:
+    """Of weights (D, M), (D, N): how many of `among` (M,), each counted by its weight, lie below each of `values` (N,),
+    equal ones half. Of `values` among themselves these are ranks, up to a constant."""
     order = np.argsort(among)
-    ends = [np.searchsorted(among[order], values, side) for side in ("left", "right")]
-    counts = np.concatenate([np.zeros((len(weights), 1)), weights[:, order].cumsum(1)], 1)
-    return (counts[:, ends[0]] + counts[:, ends[1]]) / 2
+    first, last = (np.searchsorted(among[order], values, side) for side in ("left", "right"))
+
+    def counted(weights: Floats) -> Floats:
+        counts = np.concatenate([np.zeros((len(weights), 1)), weights[:, order].cumsum(1)], 1)
+        return (counts[:, first] + counts[:, last]) / 2
+
+    return counted
 
 
 def _correlation(x: Floats, y: Floats, weights: Floats) -> Floats:
