@@ -169,7 +169,6 @@ def _how(report: CalibrationReport) -> Table:
         name = "score" if key == "score" else same[0].name
         grid.add_row(f"  {safe(name)}", said([telling.how for telling in same]))
     grid.add_row("  at the same place", Text("how often it is higher at the same position, which needs no common zero"))
-    grid.add_row(
-        "95 %", Text(f"interval, from {report.resamples:,} resamples of whole windows; none where they are few")
-    )
+    sure = f"{report.resamples:,} resamples of whole windows, none where those are few; ± is half of one"
+    grid.add_row("95 %", Text(f"interval, from {sure}"))
     return grid

@@ -13,6 +13,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from ebwm_cli.run.statistics import unexplained
+
 Floats = NDArray[np.float64]
 
 DRAWS = 1000
@@ -55,8 +57,7 @@ def partial_spearman_of(x: Floats, y: Floats, given: Floats) -> Statistic:
     def statistic(weights: Floats) -> Floats:
         made = [rank(weights) for rank in ranks]
         x_y, x_given, y_given = (_correlation(made[i], made[j], weights) for i, j in ((0, 1), (0, 2), (1, 2)))
-        unexplained = (1 - x_given**2) * (1 - y_given**2)
-        return (x_y - x_given * y_given) / np.sqrt(np.where(unexplained > 1e-12, unexplained, np.nan))
+        return unexplained(x_y, x_given, y_given)
 
     return statistic
 

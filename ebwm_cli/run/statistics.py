@@ -38,10 +38,14 @@ def partial_spearman(x: ArrayLike, y: ArrayLike, given: ArrayLike) -> float:
     nan where it is undefined: one of the three is constant, or `given` orders `x` or `y` completely.
     """
     x_y, x_given, y_given = spearman(x, y), spearman(x, given), spearman(y, given)
-    unexplained = (1 - x_given**2) * (1 - y_given**2)
-    if not unexplained > 1e-12:  # also where a correlation is nan
-        return math.nan
-    return (x_y - x_given * y_given) / math.sqrt(unexplained)
+    return float(unexplained(x_y, x_given, y_given))
+
+
+def unexplained(x_y: ArrayLike, x_given: ArrayLike, y_given: ArrayLike) -> np.ndarray:
+    """What of correlations of x and y a third does not explain, whose own with them are `x_given` and `y_given`."""
+    x_y, x_given, y_given = (np.asarray(each, dtype=np.float64) for each in (x_y, x_given, y_given))
+    left = (1 - x_given**2) * (1 - y_given**2)
+    return (x_y - x_given * y_given) / np.sqrt(np.where(left > 1e-12, left, np.nan))  # nan, too, where one is nan
 
 
 def auroc(positives: ArrayLike, negatives: ArrayLike) -> float:
