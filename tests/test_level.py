@@ -12,8 +12,8 @@ from training import levelled as with_level
 
 from ebwm_cli.data.loader import Loader
 from ebwm_cli.data.store import open_set
-from ebwm_cli.model.level import MOVES, SAY, FirstMoves, Level, Measure, ridge
-from ebwm_cli.model.state_space import LatentSpace
+from ebwm_cli.model.level import BLUNTEST, MOVES, SAY, FirstMoves, Level, Measure, Seen, Signs
+from ebwm_cli.model.state_space import LatentSpace, differ
 from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.run.checkpoint import load_world
 from ebwm_cli.run.statistics import auroc, spearman
@@ -27,45 +27,38 @@ def levelled(modality: str):
     return world_of("ebt", modality, energies={"level": True}, stirred=0.1)
 
 
+def pairs_of(states: torch.Tensor):
+    return zip(states.split(16), states.roll(len(states) // 2, 0).split(16), strict=True)
+
+
 def fitted(modality: str, batch: int = 64):
     world, states = levelled(modality), windows(modality, batch=batch)
-    assert fit_level(world, states.split(16), states.split(16), THINK, rng())
+    assert fit_level(world, pairs_of(states), states.split(16), THINK, rng())
     return world, states
-
-
-def test_ridge_finds_what_is_linear_and_shrinks_what_is_not_pulled_to_zero():
-    features = 3 * torch.randn(500, 4, generator=rng(), dtype=torch.float64) + 7
-    weight = torch.tensor([1.0, -2.0, 0.0, 0.5], dtype=torch.float64)
-    target = features @ weight + 11
-    found = ridge(features, target, pull=0.0)
-    assert torch.allclose(found[:-1], weight, atol=1e-9)
-    assert found[-1].item() == pytest.approx(11, abs=1e-8)
-    pulled = ridge(features, target, pull=1.0)
-    assert torch.allclose(pulled[:-1], weight / 2, atol=0.1)
-    assert (features @ pulled[:-1] + pulled[-1]).mean().item() == pytest.approx(target.mean().item())
-    some = ridge(features, target, pull=[1.0, 0.0, 0.0, 1.0])
-    assert torch.allclose(some[:-1], weight * torch.tensor([0.5, 1.0, 1.0, 0.5]), atol=0.1)
-
-
-def test_a_feature_that_never_changes_is_no_trouble():
-    features = torch.cat([torch.randn(50, 2, generator=rng()), torch.ones(50, 1)], 1).double()
-    assert torch.isfinite(ridge(features, features[:, 0], 0.1)).all()
 
 
 HIDDEN = torch.randn(2000, 5, generator=rng())
 ZERO = HIDDEN @ torch.tensor([0.3, 0.0, -0.1, 0.0, 0.2]) - 40
 UNIT = (HIDDEN @ torch.tensor([0.0, 0.7, 0.0, -0.3, 0.0]) + 1).exp()
-
-
 NOTHING = torch.zeros(2000)
 NO_CLUES = torch.empty(2000, 0)
 STILL = FirstMoves(NOTHING, torch.zeros(2000, MOVES))
 
 
-def level_of(error, ended=ZERO, clues=NO_CLUES, first=STILL, floor=0.01):
-    level = Level(5, clues.shape[1])
-    level.fit((HIDDEN, clues, first.lengths, error), (first.facts, ended), floor)
+def level_of(error, ended=ZERO, clues=NO_CLUES, first=STILL, floor=0.01, true=None, false=None):
+    """A level of predictions that were so wrong, after descents that ended there. By default true states lie half an
+    error to two above the end, false ones two to eight."""
+    level, signs = Level(5, clues.shape[1]), Signs(HIDDEN, clues, first)
+    if true is None:
+        true, false = (ended + error * low * torch.rand(2000, generator=rng(9)).mul(2).exp2() for low in (0.5, 2))
+    kinds = false if isinstance(false, list) else [false]
+    seen = [Seen.joined([Seen(signs, each)]) for each in (error, true, *kinds)]
+    level.fit(seen[0], (first.facts, ended), seen[1], seen[2:], floor)
     return level
+
+
+def after(level, clues=NO_CLUES, first=STILL, hidden=HIDDEN):
+    return level(Signs(hidden, clues, first))
 
 
 def test_a_level_finds_zero_and_unit_where_they_are_what_it_can_say():
@@ -76,18 +69,85 @@ def test_a_level_finds_zero_and_unit_where_they_are_what_it_can_say():
     ended = 0.8 * first.energy - first.lengths[:, 1]
     error = UNIT * first.lengths[:, 0] * clues[:, 0].sqrt()
     level = level_of(error, ended, clues, first, floor=1e-3)
-    measure = level(HIDDEN, clues, first)
+    measure = after(level, clues, first)
     assert (measure.zero - ended).std() < 0.05 * ended.std()
     assert (measure.unit.log() - error.log()).std() < 0.2 * error.log().std()
-    heights = torch.tensor([0.0, 0.5, 3.0])
-    energies = ended[:, None] + heights * error[:, None]
+    assert torch.allclose(measure.said, measure.unit.log() - error.log().mean(), atol=0.05)
+    energies = ended[:, None] + torch.tensor([-0.5, 0.0, 0.5, 3.0, 100.0]) * error[:, None]
     found = measure(energies)
-    assert torch.allclose(found, (energies - measure.zero[:, None]) / measure.unit[:, None] + measure.added[:, None])
-    assert torch.allclose(measure.added, SAY * (measure.unit.log() - error.log().mean()), atol=0.01)
     assert (found[:, 1:] > found[:, :-1]).all()
-    assert spearman(found[:, 0].numpy(), error.numpy()) > 0.9  # predictions are ordered by their errors
-    levelled, raw = (auroc(each[:, 2].numpy(), each[:, 1].numpy()) for each in (found, energies))
+    assert spearman(found[:, 1].numpy(), error.numpy()) > 0.9  # predictions are ordered by their errors
+    levelled, raw = (auroc(each[:, 3].numpy(), each[:, 2].numpy()) for each in (found, energies))
     assert levelled > 0.9 > raw + 0.05  # one threshold serves all contexts
+
+
+def test_a_levelled_energy_is_the_doubt_that_a_candidate_is_true_and_the_density():
+    measure = after(level_of(UNIT))
+    height = torch.tensor([0.1, 1.0, 2.0, 20.0]).expand(2000, 4)
+    found = measure(measure.zero[:, None] + height * measure.unit[:, None])
+    density = SAY * (height + measure.said[:, None])
+    false = 1 - torch.exp(density - found)  # of as many true ones as false ones
+    assert torch.allclose(false[:, 1], (-measure.threshold).sigmoid(), atol=1e-4)
+    assert (false[:, 0] < 0.1).all()
+    assert (false[:, 3] > 0.9).all()
+    assert ((false[:, 2] > 0.3) & (false[:, 2] < 0.7)).all()  # true and false ones meet two errors above the end
+
+
+def told(level, clues, true, false):
+    """How well one threshold tells false from true states."""
+    measure = after(level, clues)
+    one, other = (measure(each[:, None])[:, 0].numpy() for each in (true, false))
+    return auroc(other, one)
+
+
+def test_where_much_moves_false_states_are_expected_to_lie_higher():
+    """Errors tell nothing of it: a clue does."""
+    moves = torch.rand(2000, generator=rng(4)) * 4
+    clues, noise = moves.exp()[:, None], torch.randn(2, 2000, generator=rng(5)).mul(0.3).exp()
+    true, false = ZERO + UNIT * noise[0] * (1 + moves), ZERO + UNIT * noise[1] * (1.5 + 2 * moves)
+    blind, seeing = level_of(UNIT, true=true, false=false), level_of(UNIT, clues=clues, true=true, false=false)
+    assert told(seeing, clues, true, false) > told(blind, NO_CLUES, true, false) + 0.05
+    threshold = after(seeing, clues).threshold / after(seeing, clues).sharpness
+    assert spearman(threshold.numpy(), moves.numpy()) > 0.95
+
+
+def test_where_nothing_moves_what_can_not_be_told_is_left_undecided():
+    """There true and false lie alike, elsewhere far apart: sure where it can be, and no candidate falls as it rises."""
+    still = torch.arange(2000) % 2 == 0
+    clues = torch.where(still, 0.1, 10.0)[:, None]
+    heights = torch.rand(2, 2000, generator=rng(6)).mul(2).exp2()
+    true, false = ZERO + UNIT * heights[0], ZERO + UNIT * heights[1] * torch.where(still, 1.0, 30.0)
+    level = level_of(UNIT, clues=clues, true=true, false=false)
+    measure = after(level, clues)
+    assert (measure.sharpness >= BLUNTEST).all()
+    assert measure.sharpness[~still].mean() > measure.sharpness[still].mean()
+    assert told(level, clues, true, false) > 0.8
+    one, other = measure(true[:, None])[:, 0], measure(false[:, None])[:, 0]
+    assert one[still].median() > one[~still].median()
+    assert other[still].median() < other[~still].median()
+
+
+def test_every_kind_of_false_state_counts_the_same():
+    """However many there are of it."""
+    near, far = ZERO + 2 * UNIT, ZERO + 30 * UNIT
+    true = ZERO + UNIT * torch.rand(2000, generator=rng(7)).exp2()
+    twice = after(level_of(UNIT, true=true, false=[near, torch.cat([far])]))
+    level, signs = Level(5, 0), Signs(HIDDEN, NO_CLUES, STILL)
+    many = [Seen.joined([Seen(signs, far)] * 5), Seen.joined([Seen(signs, near)])]
+    error, truth = (Seen.joined([Seen(signs, each)]) for each in (UNIT, true))
+    level.fit(error, (STILL.facts, ZERO), truth, many, 0.01)
+    assert torch.allclose(after(level).threshold, twice.threshold, atol=1e-3)
+    none = Seen.joined([Seen(signs.at(torch.zeros(2000, dtype=torch.bool)), torch.empty(0))])
+    level.fit(error, (STILL.facts, ZERO), truth, [*many, none], 0.01)
+    assert torch.allclose(after(level).threshold, twice.threshold, atol=1e-3)
+
+
+def test_energies_below_the_zero_and_far_above_have_an_order_and_no_nan():
+    measure = after(level_of(UNIT))
+    heights = torch.tensor([-1e4, -100.0, -10.0, -1.0, -0.05, 0.0, 0.05, 1.0, 1e4, 1e8])
+    found = measure(measure.zero[:, None] + heights * measure.unit[:, None])
+    assert found.isfinite().all()
+    assert (found[:, 1:] > found[:, :-1]).all()
 
 
 def test_a_clue_that_is_not_known_says_nothing():
@@ -97,71 +157,114 @@ def test_a_clue_that_is_not_known_says_nothing():
     clues[::4, 0] = torch.nan
     clues[:3, 1] = torch.nan
     level = level_of(error, clues=clues)
-    unit = level(HIDDEN, clues, STILL).unit
+    unit = after(level, clues).unit
     assert unit.isfinite().all()
     assert spearman(unit[1::4].numpy(), error[1::4].numpy()) > 0.95
     usual = (clues.log().nanmean(0)).exp().expand(2000, 2)
-    unknown = level(HIDDEN, torch.full_like(clues, torch.nan), STILL).unit
-    assert torch.allclose(unknown, level(HIDDEN, usual, STILL).unit, rtol=0.02)
+    unknown = after(level, torch.full_like(clues, torch.nan)).unit
+    assert torch.allclose(unknown, after(level, usual).unit, rtol=0.02)
 
 
 def test_clues_that_are_never_known_are_no_trouble():
     nothing = torch.full((2000, 1), torch.nan)
     without, level = level_of(UNIT), level_of(UNIT, clues=nothing)
-    assert torch.allclose(without(HIDDEN, NO_CLUES, STILL).unit, level(HIDDEN, nothing, STILL).unit, rtol=1e-4)
+    for part in ("unit", "threshold", "sharpness"):
+        one, other = (getattr(each, part) for each in (after(without), after(level, nothing)))
+        assert torch.allclose(one, other, rtol=1e-4)
 
 
-def test_nothing_is_foretold_beyond_the_errors_that_were_seen():
-    level = level_of(UNIT)
-    far, near = level(100 * HIDDEN, NO_CLUES, STILL).unit, level(HIDDEN, NO_CLUES, STILL).unit
-    assert far.min() >= near.min() - 1e-4
-    assert far.max() <= near.max() + 1e-4
+def test_nothing_is_foretold_beyond_what_was_seen():
+    clues = torch.randn(2000, 1, generator=rng(3)).exp()
+    level = level_of(UNIT * clues[:, 0], clues=clues)
+    far, near = after(level, clues, hidden=100 * HIDDEN), after(level, clues)
+    assert far.unit.min() >= near.unit.min() - 1e-4
+    assert far.unit.max() <= near.unit.max() + 1e-4
+    assert torch.equal(after(level, clues * 1e9).threshold, after(level, clues * 1e30).threshold)
 
 
 def test_errors_that_are_all_nothing_have_the_floor_as_unit():
-    level = level_of(NOTHING, NOTHING + 9, floor=0.5)
-    assert torch.allclose(level(HIDDEN, NO_CLUES, STILL)(NOTHING[:, None] + 9.5), torch.ones(2000, 1), atol=1e-4)
+    level = level_of(NOTHING, NOTHING + 9, floor=0.5, true=NOTHING + 9.5, false=NOTHING + 11)
+    assert torch.allclose(after(level).unit, torch.full((2000,), 0.5), atol=1e-4)
 
 
 def test_a_level_that_was_not_fitted_changes_no_energy():
     energies = torch.randn(2000, 3, generator=rng())
     moved = FirstMoves(torch.randn(2000), torch.randn(2000, MOVES).square())
     clues = torch.randn(2000, 2).square()
-    assert torch.equal(Level(5, 2)(HIDDEN, clues, moved)(energies), energies)
+    assert torch.equal(after(Level(5, 2), clues, moved)(energies), energies)
 
 
-def test_clues_of_latents_are_the_last_motions_as_far_as_they_were_seen():
-    states = torch.randn(2, 4, 8, generator=rng())
-    found = LatentSpace(8, 8).clues(states, 4)
+def test_clues_of_latents_are_the_last_motions_as_far_as_they_were_seen_and_the_next():
+    states, start = torch.randn(2, 2, 4, 8, generator=rng())
+    found = LatentSpace(8, 8).clues(states, start)
     assert found.shape == (2, 4, LatentSpace.clue_count)
     moved = (states[:, 1:] - states[:, :-1]).square().sum(-1) / 2
     assert torch.equal(found[:, 1:, 1], moved)
     assert torch.equal(found[:, 2:, 0], moved[:, :-1])
-    assert found[:, 0].isnan().all()
+    assert torch.equal(found[..., 2], (start - states).square().sum(-1) / 2)
+    assert found[:, 0, :2].isnan().all()
     assert found[:, 1, 0].isnan().all()
-    assert torch.equal(LatentSpace(8, 8).clues(states, 2), found[:, -2:])
-    assert LatentSpace(8, 8).clues(states[:, :1], 1).isnan().all()
+    assert torch.equal(LatentSpace(8, 8).clues(states, start[:, -2:]).nan_to_num(), found[:, -2:].nan_to_num())
+    assert LatentSpace(8, 8).clues(states[:, :1], start[:, :1])[..., :2].isnan().all()
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_some_positions_are_measured_as_among_all(modality):
     world, states = fitted(modality)
     memory = world.observe(states[:, :-1])
-    every, some = world._level(memory, memory.length), world._level(memory, 2)
-    assert world.space.clues(memory.states, 2).shape == (len(states), 2, world.space.clue_count)
-    for part in ("zero", "unit", "added"):
+    every, some = world.measure(memory, memory.length), world.measure(memory, 2)
+    for part in ("zero", "unit", "said", "sharpness", "threshold"):
         assert torch.allclose(getattr(some, part), getattr(every, part)[:, -2:], atol=1e-4)
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
-def test_fitted_energies_of_predictions_are_nothing_on_average(modality):
+def test_a_level_is_fitted_to_true_next_states_and_four_kinds_of_false_ones(modality, monkeypatch):
+    world, states = levelled(modality), windows(modality, batch=32)
+    states[0, 3] = states[0, 2]  # two steps ahead the same comes again
+    states[16, 1:] = states[0, 1:]  # in the other window, too
+    fits = []
+    monkeypatch.setattr(Level, "fit", lambda self, *given, floor: fits.append(given))
+    assert fit_level(world, pairs_of(states), states.split(16), THINK, rng())
+    ((errors, (facts, ended), true, false),) = fits
+    context, truth, space = states[:, :-1], states[:, 1:], world.space
+    memory, count = world.observe(context), truth.shape[:2].numel()
+
+    def energies(candidates):
+        return world.total(candidates, memory)
+
+    def is_of(seen, expected, where):
+        assert torch.allclose(seen.energy, expected[where].double(), atol=1e-5)
+        assert torch.allclose(seen.signs.hidden, memory.kept.hidden[where].double(), atol=1e-5)
+
+    everywhere = torch.ones(truth.shape[:2], dtype=torch.bool)
+    is_of(true, energies(space.certain(truth)), everywhere)
+    run, _ = world.descended(memory, THINK, rng())
+    is_of(errors, space.ideal_energy(run.final, truth), everywhere)
+    assert facts.shape == (count, 2)
+    assert ended.shape == (count,)
+    other, ahead, near, order = false
+    others = states.roll(16, 0)[:, 1:]
+    is_of(other, energies(space.certain(others)), differ(others, truth))
+    assert len(other.energy) <= count - 2 * truth.shape[1]
+    later = torch.cat([states[:, 2:], states[:, -1:]], 1)
+    is_of(ahead, energies(space.certain(later)), differ(later, truth))
+    assert len(ahead.energy) < count - len(states)
+    assert len(near.energy) == count
+    assert not torch.allclose(near.energy, true.energy, atol=1e-3)
+    assert len(order.energy) >= 30  # one a window, of which hardly any keeps its order
+    last = energies(space.certain(truth))[:, -1].double()
+    assert (order.energy[:, None] - last).abs().amin(1).max() > 1e-4
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_energies_of_predictions_are_measured(modality):
     world, states = fitted(modality)
     memory = world.observe(states[:, :-1])
     made = world.predict(memory, THINK, rng())
     run, _ = world.descended(memory, THINK, rng())
-    measure = world._level(memory, memory.length)
-    assert made.energy.mean().item() == pytest.approx(0.0, abs=0.2)
-    assert torch.allclose(made.energy, (run.energies[..., -1] - measure.zero) / measure.unit + measure.added, atol=1e-4)
+    measure = world.measure(memory, memory.length)
+    assert torch.allclose(made.energies, measure(run.energies), atol=1e-4)
+    assert torch.allclose(made.bare, run.energies, atol=1e-5)
     assert (run.energies[..., -1] - measure.zero).std() < run.energies[..., -1].std()
 
 
@@ -171,16 +274,18 @@ def test_a_level_moves_nothing(modality):
     level, states = fitted(modality)
     plain = world_of("ebt", modality, stirred=0.1)
     known = [world.observe(states[:, :-1]) for world in (plain, level)]
-    measure = level._level(known[1], states.shape[1] - 1)
+    measure = level.measure(known[1], states.shape[1] - 1)
     assert measure.zero.std() > 0.001
     assert measure.unit.std() > 0.001
     for stop in ("fixed", "energy"):
-        for options in ({}, {"backtrack": True}, {"samples": 2}):
+        for options in ({}, {"backtrack": True}, {"samples": 2}, {"samples": 3, "select": "gap"}):
             think = ThinkSection(steps=3, stop=stop, tolerance=0.3, **options)
             one, two = (
                 world.predict(memory, think, rng(1)) for world, memory in zip((plain, level), known, strict=True)
             )
             assert torch.allclose(one.sample_states, two.sample_states, atol=1e-6)
+            assert torch.allclose(one.state, two.state, atol=1e-6)
+            assert torch.allclose(one.sample_gaps, two.sample_gaps, atol=1e-5)
             assert torch.allclose(measure(one.energies), two.energies, atol=1e-4)
             assert torch.allclose(one.bare, two.bare, atol=1e-5)
             assert one.bare_energies is None
@@ -194,7 +299,7 @@ def test_a_level_moves_nothing(modality):
             items = torch.tensor([3, 1])
             kept, other = (each.keep(again, items) for each in (two, one))
             assert torch.allclose(kept.bare, other.bare, atol=1e-5)
-            theirs = Measure(measure.zero[items], measure.unit[items], measure.added[items])
+            theirs = Measure(*(each[items] for each in vars(measure).values()))
             assert torch.allclose(theirs(kept.bare), kept.energies, atol=1e-4)
     truth = level.space.certain(states[:, 1:])
     judged = [world.judge(truth, memory) for world, memory in zip((plain, level), known, strict=True)]
@@ -233,7 +338,7 @@ def test_training_neither_sees_nor_changes_it(modality):
 def test_fitting_again_finds_the_same_whatever_was_fitted_before():
     world, states = fitted("video")
     before = {name: tensor.clone() for name, tensor in world.network.level.state_dict().items()}
-    assert fit_level(world, states.split(16), states.split(16), THINK, rng())
+    assert fit_level(world, pairs_of(states), states.split(16), THINK, rng())
     for name, tensor in world.network.level.state_dict().items():
         assert torch.allclose(tensor, before[name], rtol=1e-3, atol=1e-4), name
 
@@ -242,7 +347,7 @@ def test_an_abandoned_fit_changes_nothing():
     world, states = levelled("video"), windows("video", batch=64)
     before = {name: tensor.clone() for name, tensor in world.network.level.state_dict().items()}
     asked = iter([False, False, True])
-    assert not fit_level(world, states.split(32), states.split(32), THINK, rng(), lambda: next(asked))
+    assert not fit_level(world, pairs_of(states), states.split(32), THINK, rng(), lambda: next(asked))
     assert all(torch.equal(tensor, before[name]) for name, tensor in world.network.level.state_dict().items())
 
 

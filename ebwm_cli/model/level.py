@@ -1,15 +1,20 @@
-"""The level: the zero and the unit that the energies of all candidates after one context are measured in.
+"""The level: what the energies of all candidates after one context are measured in.
 
-level(E) = (E - zero) / unit + SAY * ln(unit / typical unit)
+level(E) = -ln P(true) + SAY * (h + ln(unit / typical unit)),     h = (E - zero) / unit
+P(true)  = 1 / (1 + exp(odds)),     odds = sharpness * (ln h - middle) - threshold
 
 An energy leads downhill whatever a context adds to it or multiplies it by, so nothing in training makes energies after
 one context comparable with those after another. `zero` is the energy at which a descent will end, read from its first
 moves; `unit` the energy that its prediction's error will be, read from what the trunk says of the context and from a
-few clues: how far those moves go, and what the state space tells without a network. So a candidate is told how many
-expected errors it lies above the prediction: minus the log of a density, up to factors, approximated at its mode
-(Laplace). The last term, a Gaussian's ln of its variance, lets energies of predictions say how wrong those will be.
-Both are solved in closed form from predictions that were made; nothing is learned by gradient. Knows no world and no
-candidate.
+few clues: how far those moves go, and what the state space tells without a network. So h says how many expected errors
+a candidate lies above the prediction: with the ln, a Gaussian's of its variance, minus the log of a density, up to
+factors, approximated at its mode (Laplace). It orders predictions by how wrong they will be.
+
+Whether a candidate is the true next state is another question. Where much moves, a false one lies many units higher,
+where nothing does, hardly one: `sharpness` and `threshold` are read from the clues by a logistic regression that tells
+true next states of training windows from false ones. It rises with E after every context.
+
+All is solved from predictions that were made; nothing is learned with the weights. Knows no world and no candidate.
 """
 
 # N predictions, W width, C clues of the state space
@@ -22,33 +27,52 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ebwm_cli.model.solving import logistic, ridge
 
 MOVES = 2
 """How many first moves are looked at: where the second goes far, the first has not come to the bottom."""
 HIDDEN_PULL, CLUE_PULL = 0.3, 0.01
 """Pulls to 0 of coefficients of standardised features, for features' variance 1: what the trunk says is many numbers,
 whose chance agreements with errors would be believed; clues are few."""
-SAY = 0.3
-"""How much the expected error adds: more orders predictions better by their errors, less tells true from false states
-better over contexts of which some are hard (README)."""
+ODDS_PULL = 0.003
+"""The same of what odds are read from, all but the constants."""
+CONSTANT_PULL = 1e-6
+"""Of constants: next to none, so that there is one solution even if all is told apart."""
+SAY = 0.1
+"""How much the density adds: more orders predictions better by their errors, less tells true from false states better
+over contexts of which some are hard (README)."""
+CLOSE = 0.05
+"""Heights below this, in units, are hardly told from none."""
+BLUNTEST = 1.5
+"""The least sharpness. A height is a square of a distance: far away, chances fall at least by its cube."""
+BEYOND = 3.0
+"""Clues farther than so many standard deviations from what is usual are taken for as far."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What energies after some states are measured in, (...) each."""
+    """What energies after some states are measured in, (...) each; `sharpness` 0 changes none."""
 
     zero: Tensor
     unit: Tensor
-    added: Tensor
+    said: Tensor
+    """ln(unit / typical unit)."""
+    sharpness: Tensor
+    threshold: Tensor
+    """In odds at h = 1."""
 
     def __call__(self, energy: Tensor) -> Tensor:
         """Energies (..., K) of K candidates after each of those states, measured so."""
-        zero, unit, added = (each.unsqueeze(-1) for each in (self.zero, self.unit, self.added))
-        return (energy - zero) / unit + added
+        zero, unit, said, sharpness, threshold = (each.unsqueeze(-1) for each in vars(self).values())
+        height = (energy - zero) / unit
+        odds = sharpness * log_height(height) - threshold
+        return torch.where(sharpness > 0, F.softplus(odds) + SAY * (height + said), energy)
 
     def repeated(self, times: int) -> Measure:
         """Of the same states (B, P), `times` over, (B, times * P)."""
-        return Measure(*(torch.cat([each] * times, 1) for each in (self.zero, self.unit, self.added)))
+        return Measure(*(torch.cat([each] * times, 1) for each in vars(self).values()))
 
 
 @dataclass(frozen=True)
@@ -66,65 +90,147 @@ class FirstMoves:
         return torch.stack([self.energy, self.lengths[..., -1]], -1)
 
 
+@dataclass(frozen=True)
+class Signs:
+    """What is known after some states (...) before anything is predicted."""
+
+    hidden: Tensor
+    """What the trunk says, (..., W)."""
+    clues: Tensor
+    """What the state space says, (..., C), nan where it does not know."""
+    first: FirstMoves
+
+    def at(self, where: Tensor) -> Signs:
+        """After those states (N,) at which `where` (...) holds."""
+        first = FirstMoves(self.first.energy[where], self.first.lengths[where])
+        return Signs(self.hidden[where], self.clues[where], first)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Signs (N, ...), and an energy (N,) that was found after each."""
+
+    signs: Signs
+    energy: Tensor
+
+    @staticmethod
+    def joined(parts: Sequence[Seen]) -> Seen:
+        """All of them, in double precision on the CPU."""
+
+        def join(tensors: list[Tensor]) -> Tensor:
+            return torch.cat([each.cpu().double() for each in tensors])
+
+        signs = [part.signs for part in parts]
+        first = FirstMoves(join([each.first.energy for each in signs]), join([each.first.lengths for each in signs]))
+        hidden, clues = join([each.hidden for each in signs]), join([each.clues for each in signs])
+        return Seen(Signs(hidden, clues, first), join([part.energy for part in parts]))
+
+
 class Level(nn.Module):
     """Changes no energy until it is fitted. Its numbers are kept with the weights, and no optimizer sees them."""
 
     zero: Tensor
     unit: Tensor
     usual: Tensor
+    spread: Tensor
     bounds: Tensor
     typical: Tensor
     floor: Tensor
+    sharpness: Tensor
+    threshold: Tensor
+    middle: Tensor
+    bluntest: Tensor
 
     def __init__(self, width: int, clues: int) -> None:
         """`clues`: how many, beside the lengths of the first moves."""
         super().__init__()
-        self.register_buffer("zero", torch.zeros(2 + 1))
         clues += MOVES
-        self.register_buffer("unit", torch.zeros(width + clues + 1))  # of its logarithm, as all that follow
-        self.register_buffer("usual", torch.zeros(clues))  # what a clue that is not known is taken for
+        self.register_buffer("zero", torch.zeros(2 + 1))
+        self.register_buffer("unit", torch.zeros(width + clues + 1))  # of its logarithm
+        self.register_buffer("usual", torch.zeros(clues))  # logarithms of clues: mean, and what stands for unknown ones
+        self.register_buffer("spread", torch.ones(clues))
         self.register_buffer("bounds", torch.zeros(2))  # of what was seen: nothing is foretold beyond
         self.register_buffer("typical", torch.zeros(()))
         self.register_buffer("floor", torch.ones(()))
+        self.register_buffer("sharpness", torch.zeros(clues + 1))
+        self.register_buffer("threshold", torch.zeros(clues + 1))
+        self.register_buffer("middle", torch.zeros(()))
+        self.register_buffer("bluntest", torch.zeros(()))
 
-    def forward(self, hidden: Tensor, clues: Tensor, first: FirstMoves) -> Measure:
-        """After contexts of which the trunk says (..., W), and the state space (..., C), nan where it does not know."""
-        log_unit = _read(self.unit, self._signs(hidden, clues, first.lengths)).clamp(*self.bounds)
-        return Measure(_read(self.zero, first.facts), log_unit.exp(), SAY * (log_unit - self.typical))
+    def forward(self, signs: Signs) -> Measure:
+        """What energies are measured in where there are those `signs`."""
+        zero, log_unit, clues = self._foretold(signs)
+        sharpness = read(self.sharpness, clues).clamp_min(self.bluntest)
+        threshold = read(self.threshold, clues) + sharpness * self.middle
+        return Measure(zero, log_unit.exp(), log_unit - self.typical, sharpness, threshold)
 
     @torch.no_grad()
-    def fit(self, errors: Sequence[Tensor], energies: Sequence[Tensor], floor: float) -> None:
-        """`errors`: hidden states (N, W), clues (N, C), lengths (N, MOVES) of first moves, and ideal energies (N,) of
-        predictions, those under `floor` (> 0) hardly told apart; `energies`: facts (N', 2) of first moves, and the
-        energies (N',) that descents ended at."""
-        hidden, clues, lengths, ideal = (each.cpu().double() for each in errors)
-        facts, ended = (each.cpu().double() for each in energies)
+    def fit(self, errors: Seen, ended: tuple[Tensor, Tensor], true: Seen, false: Sequence[Seen], floor: float) -> None:
+        """`errors`: ideal energies of predictions, those under `floor` (> 0) hardly told apart; `ended`: facts (N', 2)
+        of first moves, and the energies (N',) that descents ended at; `true` and `false`: energies of true next states
+        and of as many kinds of false ones as are given, each counted as much as all others."""
+        signs, ideal = errors.signs, errors.energy
         self.floor.fill_(floor)
-        self.usual.copy_((torch.cat([lengths, clues], -1) + floor).log().nanmean(0).nan_to_num())
-        x, width = self._signs(hidden, clues, lengths), hidden.shape[1]
+        logs = self._logs(signs)
+        self.usual.copy_(logs.nanmean(0).nan_to_num())
+        self.spread.copy_((logs - self.usual.to(logs)).square().nanmean(0).sqrt().nan_to_num(1.0).clamp_min(1e-6))
+        x, width = torch.cat([signs.hidden, self._clues(signs)], -1), signs.hidden.shape[-1]
         unit = ridge(x, (ideal + floor).log(), [HIDDEN_PULL] * width + [CLUE_PULL] * (x.shape[1] - width))
-        foretold = _read(unit, x).clamp_min(math.log(floor))
+        foretold = read(unit, x).clamp_min(math.log(floor))
         self.unit.copy_(unit)
         self.bounds.copy_(torch.stack([foretold.min(), foretold.max()]))
         self.typical.copy_(foretold.mean())
-        self.zero.copy_(ridge(facts, ended, CLUE_PULL))
+        facts, energies = (each.cpu().double() for each in ended)
+        self.zero.copy_(ridge(facts, energies, CLUE_PULL))
+        self._fit_odds(true, [kind for kind in false if len(kind.energy)])
 
-    def _signs(self, hidden: Tensor, clues: Tensor, lengths: Tensor) -> Tensor:
-        """(..., W), (..., C) and (..., MOVES) -> (..., W + MOVES + C)."""
-        logs = (torch.cat([lengths, clues.to(lengths)], -1) + self.floor.to(lengths)).log()
-        return torch.cat([hidden, torch.where(logs.isnan(), self.usual.to(logs), logs)], -1)
+    def _fit_odds(self, true: Seen, false: Sequence[Seen]) -> None:
+        """Sharpness and threshold."""
+        logs, ones = [], []
+        for seen in (true, *false):
+            zero, log_unit, clues = self._foretold(seen.signs)
+            logs.append(log_height((seen.energy - zero) / log_unit.exp()))
+            ones.append(F.pad(clues, (0, 1), value=1.0))
+        middle = logs[0].mean()
+        pairs = zip(logs, ones, strict=True)
+        x = torch.cat([torch.cat([(log - middle)[:, None] * one, -one], -1) for log, one in pairs])
+        holds = torch.cat([torch.full_like(log, float(kind > 0)) for kind, log in enumerate(logs)])
+        shares = [1.0] + [1 / len(false)] * len(false)
+        weight = torch.cat([torch.full_like(log, share / len(log)) for log, share in zip(logs, shares, strict=True)])
+        pull = torch.full_like(x[0], ODDS_PULL)
+        count = len(pull) // 2
+        pull[[count - 1, -1]] = CONSTANT_PULL
+        found = logistic(x, holds, weight, pull)
+        self.sharpness.copy_(found[:count])
+        self.threshold.copy_(found[count:])
+        self.middle.copy_(middle)
+        self.bluntest.fill_(BLUNTEST)
+
+    def _foretold(self, signs: Signs) -> tuple[Tensor, Tensor, Tensor]:
+        """Zero and ln unit (...), and clues (..., MOVES + C), in their spread."""
+        clues = self._clues(signs)
+        log_unit = read(self.unit, torch.cat([signs.hidden, clues], -1))
+        log_unit = log_unit.clamp(*self.bounds.to(log_unit))
+        return read(self.zero, signs.first.facts), log_unit, clues
+
+    def _clues(self, signs: Signs) -> Tensor:
+        """(..., MOVES + C) in their spread, 0 where one is not known."""
+        logs = self._logs(signs)
+        return ((logs - self.usual.to(logs)) / self.spread.to(logs)).clamp(-BEYOND, BEYOND).nan_to_num(0.0)
+
+    def _logs(self, signs: Signs) -> Tensor:
+        """Logarithms (..., MOVES + C) of lengths and clues."""
+        lengths = signs.first.lengths
+        return (torch.cat([lengths, signs.clues.to(lengths)], -1) + self.floor.to(lengths)).log()
 
 
-def _read(weight: Tensor, features: Tensor) -> Tensor:
+def log_height(height: Tensor) -> Tensor:
+    """ln of heights above a zero that is known to CLOSE, so that those below have one too."""
+    scaled = height / CLOSE
+    return torch.where(scaled < -(BEYOND**3), scaled, F.softplus(scaled).log()) + math.log(CLOSE)
+
+
+def read(weight: Tensor, features: Tensor) -> Tensor:
     """What coefficients and constant (F + 1,) make of features (..., F)."""
+    weight = weight.to(features)
     return features @ weight[:-1] + weight[-1]
-
-
-def ridge(features: Tensor, target: Tensor, pull: float | list[float]) -> Tensor:
-    """Coefficients w of `features` (N, F), and the constant b, (F + 1,): those of the least mean square of
-    target - features . w - b, plus `pull`, one or one each, times squares of w, in units of the features' spread."""
-    mean, spread = features.mean(0), features.std(0, correction=0).clamp_min(1e-6)
-    x, middle = (features - mean) / spread, target.mean()
-    normal = x.T @ x / len(x) + torch.diag(torch.as_tensor(pull, dtype=x.dtype).expand(x.shape[1]))
-    weight = torch.linalg.solve(normal, x.T @ (target - middle) / len(x)) / spread
-    return torch.cat([weight, (middle - mean @ weight)[None]])

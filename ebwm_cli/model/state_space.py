@@ -122,9 +122,9 @@ class StateSpace(Protocol):
         """What the total energy (B, T') of a candidate would be if it said how wrong that is."""
         ...
 
-    def clues(self, states: Tensor, count: int) -> Tensor:
-        """Numbers (B, count, `clue_count`) above 0 that tell how wrong a prediction after each of the last `count` of
-        `states` (B, T, ...) may be, without any network; in the unit of ideal energies, nan where not known."""
+    def clues(self, states: Tensor, start: Tensor) -> Tensor:
+        """Numbers (B, P, `clue_count`) above 0 that tell how wrong predictions may be that begin at `start` (B, P, D)
+        after each of the last P of `states` (B, T, ...); in the unit of ideal energies, nan where not known."""
         ...
 
     clue_count: int
@@ -157,7 +157,7 @@ class LatentSpace(nn.Module):
     in_nats = False
     unit = 1.0
     alike = ALIKE
-    clue_count = MOTIONS
+    clue_count = MOTIONS + 1
     noise_shift = 1.0
     doubt_name = "size of the predicted move"
 
@@ -285,13 +285,15 @@ class LatentSpace(nn.Module):
         """|y - x|^2 / 2, (B, T')."""
         return self.divergence(candidate, target)
 
-    def clues(self, states: Tensor, count: int) -> Tensor:
-        """Half the squared distances (B, count, 2) that the scene moved by, to the state before each of the last
-        `count` and to that state: what moves far, or now and then, is hard to foresee."""
+    def clues(self, states: Tensor, start: Tensor) -> Tensor:
+        """Half the squared distances (B, P, 3) that the scene moved by, to the state before each of the last P and to
+        that state, and from it to where a prediction begins: what moves far, or now and then, is hard to foresee."""
+        count = start.shape[1]
         states = states[:, -count - MOTIONS :]
         moved = self.divergence(states[:, 1:], states[:, :-1])  # (B, T-1)
         moved = F.pad(moved, (MOTIONS, 0), value=torch.nan)  # what was before is not known
-        return moved.unfold(1, MOTIONS, 1)[:, -count:]
+        next_move = self.divergence(start, states[:, -count:])
+        return torch.cat([moved.unfold(1, MOTIONS, 1)[:, -count:], next_move.unsqueeze(-1)], -1)
 
     def copying(self) -> Reference:
         """Predicts the last state."""
@@ -302,6 +304,11 @@ class LatentSpace(nn.Module):
         mean = Always(training.mean(0, dtype=torch.float64), self.distance)
         predictors = {"copying the last": self.copying(), "predicting the mean": mean}
         return References(predictors, mean="predicting the mean", copying="copying the last")
+
+
+def differ(states: Tensor, others: Tensor) -> Tensor:
+    """Where two series of states (B, S, ...) hold another state at all, (B, S) bool."""
+    return (states != others).flatten(2).any(-1) if states.ndim > 2 else states != others
 
 
 def gaussian(shape: torch.Size | tuple[int, ...], rng: torch.Generator, like: Tensor) -> Tensor:

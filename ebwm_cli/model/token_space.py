@@ -191,9 +191,9 @@ class TokenSpace(nn.Module):
         """The cross-entropy in nats, (B, T')."""
         return cross_entropy(candidate, target)
 
-    def clues(self, states: Tensor, count: int) -> Tensor:
-        """None: (B, count, 0)."""
-        return torch.empty(len(states), count, 0, device=states.device)
+    def clues(self, states: Tensor, start: Tensor) -> Tensor:
+        """None: (B, P, 0)."""
+        return start[..., :0]
 
     def copying(self) -> None:
         """A token says nothing of being the next one too."""

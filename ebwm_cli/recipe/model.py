@@ -84,9 +84,10 @@ class EnergiesSection(Section):
     regularization: NonNegative = 0.0
     """Mean square of the energies of truth and prediction, per number of a state."""
     level: bool = False
-    """No term of the loss: whenever a model is kept, a zero and a unit of energies are fitted to predictions of
-    training windows, for every context its own: where descents end, and the error to be expected of a prediction. So
-    energies after different contexts compare. No candidate moves otherwise for it: predictions stay what they are."""
+    """No term of the loss: whenever a model is kept, what energies are measured in is fitted to training windows, for
+    every context its own: where descents end, the error to be expected of a prediction, and how much higher than true
+    next states false ones lie. So energies after different contexts compare. No candidate moves otherwise for it:
+    predictions stay what they are."""
 
     @property
     def any(self) -> bool:

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebwm_cli.model.state_space import StateSpace
+from ebwm_cli.model.state_space import StateSpace, differ
 from ebwm_cli.run.checkpoint import LoadedWorld
 from ebwm_cli.run.judging import Baseline
 from ebwm_cli.run.measure import Floats, HeldOut
 from ebwm_cli.run.outputs import shown
-from ebwm_cli.run.pairs import NO_SCORE, Pairs, counted, defined, differ, paired_batches, positions
+from ebwm_cli.run.pairs import NO_SCORE, Pairs, counted, defined, paired_batches, positions
 from ebwm_cli.run.reliability import reliability
 from ebwm_cli.run.report_calibration import CalibrationRow, Reliability, Resampled
 from ebwm_cli.run.report_facets import Measured

@@ -16,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ebwm_cli.model.state_space import differ
 from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.run.checkpoint import LoadedWorld
 from ebwm_cli.run.measure import Floats, HeldOut, held_out_batches, predict_windows
 from ebwm_cli.run.outputs import shown
-from ebwm_cli.run.pairs import NO_SCORE, Pairs, counted, defined, differ, origin, paired_batches, positions
+from ebwm_cli.run.pairs import NO_SCORE, Pairs, counted, defined, origin, paired_batches, positions
 from ebwm_cli.run.report_facets import FacetsRow, Measured, StepsLoss
 from ebwm_cli.run.statistics import auroc, spearman
 from ebwm_cli.run.thinking import drop_of

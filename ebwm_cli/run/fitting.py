@@ -39,7 +39,8 @@ def level_fitted(world: ObservingWorld, recipe: Recipe, loader: Loader, abandon:
     batches = -(-count // recipe.train.batch_size)
     mixed = torch.cat([loader.batch(step).states for step in range(batches)])[:count]
     at_once = windows_at_once(spec.context, 1, spec.state_dim)
-    plain, trained = (
-        (states.to(device) for states in windows.split(at_once)) for windows in (loader.plain(count), mixed)
-    )
-    return fit_level(world, plain, trained, recipe.think, step_generator(recipe.seed, -2), abandon)
+    plain = loader.plain(count)
+    others = plain.roll(len(plain) // 2, 0)  # mostly of another clip or document
+    pairs = zip(*(windows.to(device).split(at_once) for windows in (plain, others)), strict=True)
+    trained = (states.to(device) for states in mixed.split(at_once))
+    return fit_level(world, pairs, trained, recipe.think, step_generator(recipe.seed, -2), abandon)

@@ -76,11 +76,6 @@ def paired_batches(
         done += len(states)
 
 
-def differ(states: Tensor, others: Tensor) -> Tensor:
-    """Where two series of states (B, S, ...) hold another state at all, (B, S) bool."""
-    return (states != others).flatten(2).any(-1) if states.ndim > 2 else states != others
-
-
 def origin(pairs: Pairs) -> str:
     """Where another window is from, in words."""
     if pairs.foreign == 1:

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from ebwm_cli.model.ebt import EnergyTransformer
-from ebwm_cli.model.level import MOVES, FirstMoves, Measure
+from ebwm_cli.model.level import MOVES, Measure
 from ebwm_cli.model.state_space import gaussian
 from ebwm_cli.model.trunk import Memory as TrunkMemory
 from ebwm_cli.recipe.model import EbtSection
 from ebwm_cli.recipe.schema import StateSpec, ThinkSection
 from ebwm_cli.sampler.curvature import EVERY, StepControl, largest_curvature, stable_scale
-from ebwm_cli.sampler.descent import EnergyFn, Trajectory, cooled, descend, total_energy
+from ebwm_cli.sampler.descent import EnergyFn, Trajectory, descend, total_energy
 from ebwm_cli.sampler.replay import ReplayBuffer
 from ebwm_cli.sampler.schedule import draw_count
 from ebwm_cli.sampler.settling import settle
@@ -33,6 +33,7 @@ from ebwm_cli.world.gradient import RunningLoss
 from ebwm_cli.world.learning import Lesson, learn
 from ebwm_cli.world.observing import Memory, ObservingWorld, best_of
 from ebwm_cli.world.protocol import Prediction
+from ebwm_cli.world.signs import signs_after
 
 SMALLEST_STEP_SIZE = 1e-4
 DROP_DECAY = 0.99
@@ -209,7 +210,7 @@ class EnergyWorld(ObservingWorld):
         bare = None
         if self.network.level is not None:
             bare = run.energies
-            run = replace(run, energies=self._level(memory, count, run, think).repeated(samples)(bare))
+            run = replace(run, energies=self.measure(memory, count, run, think).repeated(samples)(bare))
             if not first_moves_are_made(self.model, think):
                 one = torch.zeros_like(run.looks)
                 one[:, :count] = 1
@@ -232,40 +233,14 @@ class EnergyWorld(ObservingWorld):
             others += think.start_noise * gaussian(others.shape, rng, others)
         return self._run(think, memory, where, start, origin, rng, record), origin
 
-    @torch.no_grad()
-    def first_moves(
-        self, memory: Memory, count: int, run: Trajectory | None = None, think: ThinkSection | None = None
-    ) -> FirstMoves:
-        """The first whole moves (B, P) from the state space's own start after the last `count` states: read off a `run`
-        that thought so, if its first samples made them, or made now."""
-        cooling = 0.0
-        if run is not None and think is not None and first_moves_are_made(self.model, think):
-            cooling = think.cooling
-        else:
-            rules = self.model.descent
-            run = descend(
-                self.landscapes(memory.kept),
-                self._own_start(memory, count),
-                steps=MOVES,
-                step_size=self.step_size,
-                step_scale=self.training_scale(),
-                anchor=self.anchor,
-                gradient_clamp=rules.gradient_clamp,
-                geometry=self.space,
-            )
-        sizes = torch.stack([run.moves[:, :count, step] / cooled(cooling, step) for step in range(MOVES)], -1)
-        return FirstMoves(run.energies[:, :count, 1], sizes.square() * (run.start.shape[-1] / 2))
-
-    def _level(
+    def measure(
         self, memory: Memory, count: int, run: Trajectory | None = None, think: ThinkSection | None = None
     ) -> Measure:
-        """What energies after the last `count` states are measured in."""
+        """What energies after the last `count` states are measured in. A `run` that thought so spares first moves."""
         assert self.network.level is not None
-        said = memory.kept.hidden[:, -count:].to(self.network.head.weight.dtype)
-        first = self.first_moves(memory, count, run, think)
-        return self.network.level(said, self.space.clues(memory.states, count), first)
+        return self.network.level(signs_after(self, memory, count, run, think))
 
-    def _own_start(self, memory: Memory, count: int) -> Tensor:
+    def own_start(self, memory: Memory, count: int) -> Tensor:
         """The state space's own start (B, P, D) after the last `count` states, always the same one."""
         rng = torch.Generator().manual_seed(0)
         return self.space.start(memory.states[:, -count:], memory.kept.hidden[:, -count:], rng)
@@ -324,19 +299,23 @@ class EnergyWorld(ObservingWorld):
     def judge(self, candidate: Tensor, memory: Memory, start: Tensor | None = None) -> Tensor:
         """Total energy (B, P) of candidates (B, P, D) as next states of the last P remembered ones, levelled where the
         recipe has that. `start` is what the anchor pulls to, by default the state space's own start."""
-        count = candidate.shape[1]
-        total = total_energy(
+        total = self.total(candidate, memory, start)
+        if self.network.level is None:
+            return total
+        return self.measure(memory, candidate.shape[1])(total.unsqueeze(-1)).squeeze(-1)
+
+    @torch.no_grad()
+    def total(self, candidate: Tensor, memory: Memory, start: Tensor | None = None) -> Tensor:
+        """The same as descents go by it, not levelled."""
+        return total_energy(
             self.landscapes(memory.kept),
             candidate,
-            self._own_start(memory, count) if start is None else start,
+            self.own_start(memory, candidate.shape[1]) if start is None else start,
             step=self.model.landscapes - 1,
             step_size=self.step_size,
             anchor=self.anchor,
             geometry=self.space,
         )
-        if self.network.level is None:
-            return total
-        return self._level(memory, count)(total.unsqueeze(-1)).squeeze(-1)
 
     def landscapes(
         self, trunk: TrunkMemory, positions: Tensor | None = None, rows: Tensor | None = None

@@ -1,62 +1,103 @@
 """Fitting the level of energies: on predictions that their world makes of windows it has learned from.
 
-What errors are is asked of windows as they are. What energies are is asked of windows as training reads them, mixed and
-blurred: more kinds of context, of which there may be few. Nothing is drawn that training draws from.
+What errors are, and how high true and false next states lie, is asked of windows as they are. What energies are is
+asked of windows as training reads them, mixed and blurred: more kinds of context, of which there may be few. False are
+next states of another window, those two steps ahead, near misses, and true ones after a context in another order.
+Nothing is drawn that training draws from.
 """
 
 # B windows, T positions, W width
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
 
-from ebwm_cli.model.level import FirstMoves
+from ebwm_cli.model.level import Seen, Signs
+from ebwm_cli.model.state_space import differ
 from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.sampler.descent import Trajectory
 from ebwm_cli.world.energy import EnergyWorld
 from ebwm_cli.world.observing import Memory
+from ebwm_cli.world.signs import signs_after
+
+MISSED_BY = 0.3
+"""How wrong near misses are, as `StateSpace.near_miss` has it."""
+OTHER, AHEAD, NEAR, ORDER = range(4)
 
 
 @torch.no_grad()
 def fit_level(
     world: EnergyWorld,
-    plain: Iterable[Tensor],
+    plain: Iterable[tuple[Tensor, Tensor]],
     trained: Iterable[Tensor],
     think: ThinkSection,
     rng: torch.Generator,
     abandon: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Fit it to predictions, as `think` makes them, of windows (B, T+1, ...): `plain` ones, and those that are mixed as
-    training has them, and are blurred here as it does. False, changing nothing, as soon as `abandon()` says so."""
+    """Fit it to predictions, as `think` makes them, of windows (B, T+1, ...): `plain` ones, each with another of its
+    size, and those that are mixed as training has them, and are blurred here as it does. False, changing nothing, as
+    soon as `abandon()` says so."""
     network, space, think = world.network, world.space, think.model_copy(update={"samples": 1, "stop": "fixed"})
     assert network.level is not None
 
-    def moved(context: Tensor) -> tuple[Memory, FirstMoves, Trajectory]:
-        """`context`, observed, and the first moves and the descents after it."""
+    def moved(context: Tensor) -> tuple[Memory, Signs, Trajectory]:
+        """`context`, observed, and the signs and the descents after it."""
         memory = world.observe(context)
         run, _ = world.descended(memory, think, rng)
-        return memory, world.first_moves(memory, memory.length, run, think), run
+        return memory, signs_after(world, memory, memory.length, run, think), run
 
-    errors: list[tuple[Tensor, ...]] = []
-    energies: list[tuple[Tensor, ...]] = []
-    for states in plain:
+    errors: list[Seen] = []
+    true: list[Seen] = []
+    false: list[list[Seen]] = [[], [], [], []]
+    ended: list[tuple[Tensor, Tensor]] = []
+    for states, others in plain:
         if abandon():
             return False
-        memory, first, run = moved(states[:, :-1])
-        clues, ideal = space.clues(memory.states, memory.length), space.ideal_energy(run.final, states[:, 1:])
-        errors.append((memory.kept.hidden, clues, first.lengths, ideal))
+        context, truth = states[:, :-1], states[:, 1:]
+        memory, signs, run = moved(context)
+        everywhere = torch.ones(truth.shape[:2], dtype=torch.bool, device=truth.device)
+        errors.append(Seen(signs.at(everywhere), space.ideal_energy(run.final, truth)[everywhere]))
+        true.append(Seen(signs.at(everywhere), world.total(space.certain(truth), memory)[everywhere]))
+        for kind, candidate, where in _false_states(world, states, others, rng):
+            false[kind].append(Seen(signs.at(where), world.total(candidate, memory)[where]))
+        false[ORDER].append(_after_another_order(world, context, truth, rng))
     for states in trained:
         if abandon():
             return False
-        _, first, run = moved(world.blurred(states[:, :-1], rng))
-        energies.append((first.facts, run.energies[..., -1]))
-    network.level.fit(_joined(errors), _joined(energies), floor=space.numbers * space.alike)
+        _, signs, run = moved(world.blurred(states[:, :-1], rng))
+        ended.append((signs.first.facts.flatten(0, 1), run.energies[..., -1].flatten()))
+    facts, energies = (torch.cat(parts) for parts in zip(*ended, strict=True))
+    network.level.fit(
+        Seen.joined(errors),
+        (facts, energies),
+        Seen.joined(true),
+        [Seen.joined(kind) for kind in false],
+        floor=space.numbers * space.alike,
+    )
     return True
 
 
-def _joined(found: list[tuple[Tensor, ...]]) -> list[Tensor]:
-    """Each of what was found, (N, ...), of all windows and positions."""
-    return [torch.cat([part.flatten(0, 1) for part in parts]) for parts in zip(*found, strict=True)]
+def _false_states(
+    world: EnergyWorld, states: Tensor, others: Tensor, rng: torch.Generator
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """False next states (B, T, D) after the contexts of windows (B, T+1, ...), a kind at a time, and where (B, T) they
+    are."""
+    space, truth = world.space, states[:, 1:]
+    yield OTHER, space.certain(others[:, 1:]), differ(others[:, 1:], truth)
+    ahead = torch.cat([states[:, 2:], states[:, -1:]], 1)  # after the last one nothing is known: it is never false
+    yield AHEAD, space.certain(ahead), differ(ahead, truth)
+    missed = space.near_miss(truth, rng, MISSED_BY)
+    yield NEAR, missed, torch.ones(truth.shape[:2], dtype=torch.bool, device=truth.device)
+
+
+def _after_another_order(world: EnergyWorld, context: Tensor, truth: Tensor, rng: torch.Generator) -> Seen:
+    """The last of true states (B, T, ...) after `context` (B, T, ...) in an order of each window's own."""
+    order = torch.rand(context.shape[:2], generator=rng).argsort(1).to(context.device)
+    shuffled = context[torch.arange(len(context), device=context.device)[:, None], order]
+    memory = world.observe(shuffled)
+    where = differ(shuffled, context).any(1, keepdim=True)
+    energy = world.total(world.space.certain(truth[:, -1:]), memory)
+    return Seen(signs_after(world, memory, 1).at(where), energy[where])

@@ -69,16 +69,18 @@ def best_of(
 ) -> Prediction:
     """What a run of `samples` candidates for each position (B, M*P, ...), sample by sample, arrived at: of each
     position the one that `select` says, or the mean of all, whose energies are the mean ones. `bare` (B, M*P, K+1) are
-    the energies it went by, where those of `run` are levelled."""
+    the energies it went by, where those of `run` are levelled: by them it is chosen, as rounding is finest there."""
 
     def by_position(x: Tensor) -> Tensor:  # (B, M*P, ...) -> (B, P, M, ...)
         return x.unflatten(1, (samples, -1)).transpose(1, 2)
+
+    went_by = run.energies if bare is None else bare
 
     def keep(index: Tensor, items: Tensor | None = None) -> Prediction:
         def every(x: Tensor) -> Tensor:  # (n, P, M, ...)
             return by_position(x) if items is None else by_position(x)[items]
 
-        energies = every(run.energies)
+        energies, fallen = every(run.energies), every(went_by)
         return Prediction(
             state=take(every(run.final), index),
             start=take(every(run.start), index),
@@ -87,7 +89,7 @@ def best_of(
             steps_used=take(every(run.steps_used), index),
             sample_states=every(run.final),
             sample_energies=energies[..., -1],
-            sample_gaps=energies[..., 0] - energies[..., -1],
+            sample_gaps=fallen[..., 0] - fallen[..., -1],
             looks=every(run.looks).sum(2),
             tries=every(run.tries).sum(2),
             path=take(every(run.path), index) if run.path is not None else None,
@@ -97,7 +99,7 @@ def best_of(
         )
 
     energies = by_position(run.energies)  # (B, P, M, K+1)
-    prediction = keep(pick(select, energies, rng))
+    prediction = keep(pick(select, by_position(went_by), rng))
     if select != "mean" or samples == 1:
         return prediction
     state, path = space.average(prediction.sample_states), None

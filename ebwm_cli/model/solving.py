@@ -1,0 +1,48 @@
+"""Coefficients of linear features that have one best value, found in closed form or nearly. Knows no energy."""
+
+# N examples, F features
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+ROUNDS = 30
+"""Of Newton's method, at most; a handful is usual."""
+SETTLED = 1e-8
+"""A loss that falls by less has."""
+
+
+def ridge(features: Tensor, target: Tensor, pull: float | list[float]) -> Tensor:
+    """Coefficients w of `features` (N, F), and the constant b, (F + 1,): those of the least mean square of
+    target - features . w - b, plus `pull`, one or one each, times squares of w, in units of the features' spread."""
+    mean, spread = features.mean(0), features.std(0, correction=0).clamp_min(1e-6)
+    x, middle = (features - mean) / spread, target.mean()
+    normal = x.T @ x / len(x) + torch.diag(torch.as_tensor(pull, dtype=x.dtype).expand(x.shape[1]))
+    weight = torch.linalg.solve(normal, x.T @ (target - middle) / len(x)) / spread
+    return torch.cat([weight, (middle - mean @ weight)[None]])
+
+
+def logistic(features: Tensor, holds: Tensor, weight: Tensor, pull: Tensor) -> Tensor:
+    """Coefficients w (F,) of the least sum of `weight` (N,) times -ln P, plus half of `pull` (F,) times squares of w,
+    where features (N, F) . w are the log-odds that what `holds` (N,), 0 or 1, is 1. Newton's method, whose moves are
+    halved until the loss falls: it is convex, so there is one bottom where all pulls are above 0."""
+
+    def loss(w: Tensor) -> Tensor:
+        odds = features @ w
+        return weight @ (F.softplus(odds) - holds * odds) + pull @ w.square() / 2
+
+    found = torch.zeros_like(pull)
+    lowest = loss(found)
+    for _ in range(ROUNDS):
+        chance = (features @ found).sigmoid()
+        slope = features.T @ (weight * (chance - holds)) + pull * found
+        bend = features.T @ ((weight * chance * (1 - chance))[:, None] * features) + torch.diag(pull)
+        move, length = torch.linalg.solve(bend, slope), 1.0
+        while (tried := loss(found - length * move)) > lowest and length > SETTLED:
+            length /= 2
+        if not tried < lowest - SETTLED:
+            break
+        found, lowest = found - length * move, tried
+    return found
