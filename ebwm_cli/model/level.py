@@ -11,8 +11,8 @@ a candidate lies above the prediction: with the ln, a Gaussian's of its variance
 factors, approximated at its mode (Laplace). It orders predictions by how wrong they will be.
 
 Whether a candidate is the true next state is another question. Where much moves, a false one lies many units higher,
-where nothing does, hardly one: `sharpness` and `threshold` are read from the clues by a logistic regression that tells
-true next states of training windows from false ones. It rises with E after every context.
+where nothing does, hardly one: `sharpness`, read from the clues, and `threshold`, from what the trunk says, too, are
+those of a logistic regression that tells true next states of training windows from false ones. A level rises with E.
 
 All is solved from predictions that were made; nothing is learned with the weights. Knows no world and no candidate.
 """
@@ -36,7 +36,7 @@ MOVES = 2
 HIDDEN_PULL, CLUE_PULL = 0.3, 0.01
 """Pulls to 0 of coefficients of standardised features, for features' variance 1: what the trunk says is many numbers,
 whose chance agreements with errors would be believed; clues are few."""
-ODDS_PULL = 0.003
+ODDS_PULL, ODDS_HIDDEN_PULL = 0.003, 0.01
 """The same of what odds are read from, all but the constants."""
 CONSTANT_PULL = 1e-6
 """Of constants: next to none, so that there is one solution even if all is told apart."""
@@ -138,6 +138,7 @@ class Level(nn.Module):
     floor: Tensor
     sharpness: Tensor
     threshold: Tensor
+    limits: Tensor
     middle: Tensor
     bluntest: Tensor
 
@@ -153,15 +154,16 @@ class Level(nn.Module):
         self.register_buffer("typical", torch.zeros(()))
         self.register_buffer("floor", torch.ones(()))
         self.register_buffer("sharpness", torch.zeros(clues + 1))
-        self.register_buffer("threshold", torch.zeros(clues + 1))
+        self.register_buffer("threshold", torch.zeros(width + clues + 1))
+        self.register_buffer("limits", torch.zeros(2))  # of thresholds that were seen
         self.register_buffer("middle", torch.zeros(()))
         self.register_buffer("bluntest", torch.zeros(()))
 
     def forward(self, signs: Signs) -> Measure:
         """What energies are measured in where there are those `signs`."""
-        zero, log_unit, clues = self._foretold(signs)
-        sharpness = read(self.sharpness, clues).clamp_min(self.bluntest)
-        threshold = read(self.threshold, clues) + sharpness * self.middle
+        zero, log_unit, x = self._foretold(signs)
+        sharpness = read(self.sharpness, x[..., -len(self.usual) :]).clamp_min(self.bluntest)
+        threshold = read(self.threshold, x).clamp(*self.limits) + sharpness * self.middle
         return Measure(zero, log_unit.exp(), log_unit - self.typical, sharpness, threshold)
 
     @torch.no_grad()
@@ -186,32 +188,34 @@ class Level(nn.Module):
 
     def _fit_odds(self, true: Seen, false: Sequence[Seen]) -> None:
         """Sharpness and threshold."""
-        logs, ones = [], []
+        clues, logs, read_from = len(self.usual), [], []
         for seen in (true, *false):
-            zero, log_unit, clues = self._foretold(seen.signs)
+            zero, log_unit, x = self._foretold(seen.signs)
             logs.append(log_height((seen.energy - zero) / log_unit.exp()))
-            ones.append(F.pad(clues, (0, 1), value=1.0))
-        middle = logs[0].mean()
-        pairs = zip(logs, ones, strict=True)
-        x = torch.cat([torch.cat([(log - middle)[:, None] * one, -one], -1) for log, one in pairs])
+            read_from.append(x)
+        middle, width = logs[0].mean(), read_from[0].shape[1] - clues
+        spread = read_from[0][:, :width].std(0, correction=0).clamp_min(1e-6)
+        rows = []
+        for log, x in zip(logs, read_from, strict=True):
+            said, one = x[:, :width] / spread, F.pad(x[:, width:], (0, 1), value=1.0)
+            rows.append(torch.cat([(log - middle)[:, None] * one, -said, -one], -1))
         holds = torch.cat([torch.full_like(log, float(kind > 0)) for kind, log in enumerate(logs)])
         shares = [1.0] + [1 / len(false)] * len(false)
         weight = torch.cat([torch.full_like(log, share / len(log)) for log, share in zip(logs, shares, strict=True)])
-        pull = torch.full_like(x[0], ODDS_PULL)
-        count = len(pull) // 2
-        pull[[count - 1, -1]] = CONSTANT_PULL
-        found = logistic(x, holds, weight, pull)
-        self.sharpness.copy_(found[:count])
-        self.threshold.copy_(found[count:])
+        pull = torch.full_like(rows[0][0], ODDS_PULL)
+        pull[clues + 1 : -clues - 1] = ODDS_HIDDEN_PULL
+        pull[[clues, -1]] = CONSTANT_PULL
+        found = logistic(torch.cat(rows), holds, weight, pull)
+        self.sharpness.copy_(found[: clues + 1])
+        self.threshold.copy_(found[clues + 1 :] / F.pad(spread, (0, clues + 1), value=1.0))
+        self.limits.copy_(torch.stack(read(self.threshold, torch.cat(read_from)).aminmax()))
         self.middle.copy_(middle)
         self.bluntest.fill_(BLUNTEST)
 
     def _foretold(self, signs: Signs) -> tuple[Tensor, Tensor, Tensor]:
-        """Zero and ln unit (...), and clues (..., MOVES + C), in their spread."""
-        clues = self._clues(signs)
-        log_unit = read(self.unit, torch.cat([signs.hidden, clues], -1))
-        log_unit = log_unit.clamp(*self.bounds.to(log_unit))
-        return read(self.zero, signs.first.facts), log_unit, clues
+        """Zero and ln unit (...), and what that is read from, (..., W + MOVES + C)."""
+        x = torch.cat([signs.hidden, self._clues(signs)], -1)
+        return read(self.zero, signs.first.facts), read(self.unit, x).clamp(*self.bounds.to(x)), x
 
     def _clues(self, signs: Signs) -> Tensor:
         """(..., MOVES + C) in their spread, 0 where one is not known."""
@@ -227,7 +231,8 @@ class Level(nn.Module):
 def log_height(height: Tensor) -> Tensor:
     """ln of heights above a zero that is known to CLOSE, so that those below have one too."""
     scaled = height / CLOSE
-    return torch.where(scaled < -(BEYOND**3), scaled, F.softplus(scaled).log()) + math.log(CLOSE)
+    small = scaled < -15.0  # there softplus is exp
+    return torch.where(small, scaled, F.softplus(scaled).log()) + math.log(CLOSE)
 
 
 def read(weight: Tensor, features: Tensor) -> Tensor:
