@@ -42,7 +42,7 @@ CONSTANT_PULL = 1e-6
 """Of constants: next to none, so that there is one solution even if all is told apart."""
 SAY = 0.1
 """How much the density adds: more orders predictions better by their errors, less tells true from false states better
-over contexts of which some are hard (README)."""
+over contexts of which some are hard (CHANGELOG, Tried)."""
 CLOSE = 0.05
 """Heights below this, in units, are hardly told from none."""
 BLUNTEST = 1.5
