@@ -1,9 +1,9 @@
-"""How well true next states could be told from those two steps ahead: by a network that learns nothing else.
+"""How well true next states could be told from false ones: by a network that learns nothing else.
 
-`python tests/benchmarks/study_telling.py --data data/clips` trains the network of the default recipe to tell the two
-apart after the same context (logistic regression by its energy), keeps what does best on val windows, and prints AUROC
-over all places and at the same place, of val and test windows: the reference beside which `ebwm eval --calibration`
-is to be read. What it learns is told by no distance from a prediction: it makes none.
+`python tests/benchmarks/study_telling.py --data data/clips` trains the network of the default recipe to tell them from
+those two steps ahead (logistic regression by its energy), or with `--false order` from true ones after a context in
+another order; keeps what does best on val windows, and prints AUROC over all places and at the same place, of val and
+test windows: the reference beside which `ebwm eval --calibration` is to be read. It predicts nothing.
 """
 
 # B windows, C context, D state size, W width
@@ -53,18 +53,22 @@ class Teller(nn.Module):
         return [self.network.energy(self.candidate_in(features(each, context)), memory) for each in candidates]
 
 
-def odds(teller: Teller, states: Tensor) -> tuple[Tensor, Tensor]:
-    """Of true states and of those two steps ahead (N,), where they differ, after windows (B, C+1, D)."""
-    truth, ahead = states[:, 1:-1], states[:, 2:]
-    where = differ(truth, ahead)
-    right, wrong = teller(states[:, :-2], [truth, ahead])
+def odds(teller: Teller, states: Tensor, false: str, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Of true states and of false ones (N,), where they differ, after windows (B, C+1, D)."""
+    context, truth = states[:, :-1], states[:, 1:]
+    if false == "order":
+        order = torch.rand(context.shape[:2], generator=rng).argsort(1)
+        shuffled = context[torch.arange(len(context))[:, None], order]
+        return teller(context, [truth])[0][:, -1], teller(shuffled, [truth])[0][:, -1]
+    right, wrong = teller(context[:, :-1], [truth[:, :-1], truth[:, 1:]])
+    where = differ(truth[:, :-1], truth[:, 1:])
     return right[where], wrong[where]
 
 
 @torch.no_grad()
-def told(teller: Teller, states: Tensor) -> tuple[float, float]:
+def told(teller: Teller, states: Tensor, false: str) -> tuple[float, float]:
     """AUROC over all places, and how often the false one is higher at the same place."""
-    right, wrong = (each.double().numpy() for each in odds(teller, states))
+    right, wrong = (each.double().numpy() for each in odds(teller, states, false, torch.Generator().manual_seed(0)))
     return auroc(wrong, right), float(((wrong > right) + (wrong == right) / 2).mean())
 
 
@@ -72,6 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--recipe", default="video_ebt_4xs")
+    parser.add_argument("--false", choices=("ahead", "order"), default="ahead")
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
@@ -83,12 +88,12 @@ def main() -> None:
                 for name in ("val", "test")}  # fmt: skip
     torch.manual_seed(asked.seed)
     teller = Teller(recipe.model, prepared.spec.state_dim)
-    mean = copy.deepcopy(teller)
+    mean, rng = copy.deepcopy(teller), torch.Generator().manual_seed(asked.seed)
     optimizer = torch.optim.AdamW(teller.parameters(), lr=RATE, betas=BETAS)
     best: tuple[float, int, tuple[float, float], tuple[float, float]] | None = None
     for step in range(asked.steps):
         optimizer.param_groups[0]["lr"] = RATE * min(1.0, (step + 1) / WARM) * (1 - 0.9 * step / asked.steps)
-        right, wrong = odds(teller, loader.batch(step).states)
+        right, wrong = odds(teller, loader.batch(step).states, asked.false, rng)
         optimizer.zero_grad()
         (F.softplus(right).mean() + F.softplus(-wrong).mean()).backward()
         nn.utils.clip_grad_norm_(teller.parameters(), 1.0)
@@ -97,7 +102,7 @@ def main() -> None:
             for one, other in zip(mean.parameters(), teller.parameters(), strict=True):
                 one.lerp_(other, 1 - KEEP)
         if (step + 1) % LOOK_EVERY == 0:
-            val, test = (told(mean, held_out[name]) for name in ("val", "test"))
+            val, test = (told(mean, held_out[name], asked.false) for name in ("val", "test"))
             print(f"step {step + 1:5d}  val {val[0]:.3f}, same place {val[1]:.3f}", flush=True)
             if best is None or val[0] > best[0]:
                 best = val[0], step + 1, val, test
