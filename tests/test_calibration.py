@@ -16,11 +16,12 @@ from ebwm_cli.model.references import Copy
 from ebwm_cli.model.state_space import LatentSpace
 from ebwm_cli.model.token_space import TokenSpace
 from ebwm_cli.recipe.schema import ThinkSection
-from ebwm_cli.run.calibration import measure_calibration, shuffle, shuffled_orders
+from ebwm_cli.run.calibration import measure_calibration, shuffled_orders
 from ebwm_cli.run.judging import Baseline
 from ebwm_cli.run.measure import HeldOut
 from ebwm_cli.run.pairs import pair_windows
 from ebwm_cli.run.report_calibration import CalibrationRow, Telling
+from ebwm_cli.world.false_states import shuffle
 
 FALSE = ["other", "shuffled", "past_shuffled", "two_ahead", "near_30", "near_10"]
 CONTEXT, DIM, CLIP, VOCABULARY = 6, 8, 31, 7

@@ -34,19 +34,18 @@ from ebwm_cli.run.telling import (
     BARE,
     DOUBT,
     NOISES,
-    OTHER,
     OWN_DOUBT,
     PAST,
     PREDICTION,
     REFERENCE,
     SCORE,
     SHUFFLED,
-    TWO_AHEAD,
     Told,
     false_states,
     near,
     telling,
 )
+from ebwm_cli.world.false_states import shuffle, states_from_elsewhere
 from ebwm_cli.world.protocol import Judge
 from ebwm_cli.world.update import step_generator
 
@@ -205,12 +204,10 @@ def _look(loaded: LoadedWorld, held_out: HeldOut, pairs: Pairs, baseline: Baseli
 def _candidates(
     space: StateSpace, states: Tensor, others: Tensor, rng: Callable[[], torch.Generator]
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """False next states (B, C, D) after the true contexts of windows (B, C+1, ...), one kind at a time as each is
-    large, and where (B, C) they are false; noise is the same for all sizes of it."""
+    """False next states (B, C, D) after the true contexts of windows (B, C+1, ...), a kind at a time, and where (B, C)
+    they are false; noise is the same for all sizes of it."""
     truth = states[:, 1:]
-    yield OTHER, space.certain(others[:, 1:]), differ(others[:, 1:], truth)
-    ahead = torch.cat([states[:, 2:], states[:, -1:]], dim=1)  # a window ends before the last one: it is never used
-    yield TWO_AHEAD, space.certain(ahead), differ(ahead, truth)
+    yield from states_from_elsewhere(space, states, others)
     for share in NOISES:
         missed = space.near_miss(truth, rng(), share)
         yield near(share), missed, torch.ones(truth.shape[:2], dtype=torch.bool, device=truth.device)
@@ -231,11 +228,6 @@ def shuffled_orders(windows: int, context: int, seed: int, kept: int = 0) -> np.
     free = orders[:, : context - kept]
     free[:] = np.random.default_rng(seed).permuted(free, axis=1)
     return orders
-
-
-def shuffle(states: Tensor, order: Tensor) -> Tensor:
-    """States (B, C, ...) in the `order` (B, C)."""
-    return states[torch.arange(len(states), device=states.device)[:, None], order]
 
 
 # ------------------------------------------------------------------------------------------------ numbers

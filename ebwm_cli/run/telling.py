@@ -20,13 +20,14 @@ from ebwm_cli.run.pairs import NO_SCORE, Pairs, defined, origin, positions
 from ebwm_cli.run.report_calibration import FalseStates, Resampled, Telling
 from ebwm_cli.run.resampling import auroc_of, interval, mean_of
 from ebwm_cli.run.statistics import auroc
+from ebwm_cli.world.false_states import OTHER, TWO_AHEAD
 
 NOISES = (0.3, 0.1)
 """How wrong near misses are, as `StateSpace.near_miss` has it."""
 SCORE, ABOVE, BARE, PREDICTION, DOUBT, OWN_DOUBT, REFERENCE = (
     "score", "score_above", "score_without_anchor", "prediction", "doubt", "candidate_doubt", "reference",
 )  # fmt: skip
-OTHER, SHUFFLED, PAST, TWO_AHEAD = "other", "shuffled", "past_shuffled", "two_ahead"
+SHUFFLED, PAST = "shuffled", "past_shuffled"
 
 
 @dataclass(frozen=True)

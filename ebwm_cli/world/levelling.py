@@ -10,6 +10,7 @@ Nothing is drawn that training draws from.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -20,12 +21,13 @@ from ebwm_cli.model.state_space import differ
 from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.sampler.descent import Trajectory
 from ebwm_cli.world.energy import EnergyWorld
+from ebwm_cli.world.false_states import shuffle, states_from_elsewhere
 from ebwm_cli.world.observing import Memory
 from ebwm_cli.world.signs import signs_after
 
 MISSED_BY = 0.3
 """How wrong near misses are, as `StateSpace.near_miss` has it."""
-OTHER, AHEAD, NEAR, ORDER = range(4)
+NEAR, ORDER = "near", "order"
 
 
 @torch.no_grad()
@@ -51,7 +53,7 @@ def fit_level(
 
     errors: list[Seen] = []
     true: list[Seen] = []
-    false: list[list[Seen]] = [[], [], [], []]
+    false: dict[str, list[Seen]] = defaultdict(list)
     ended: list[tuple[Tensor, Tensor]] = []
     for states, others in plain:
         if abandon():
@@ -59,8 +61,9 @@ def fit_level(
         context, truth = states[:, :-1], states[:, 1:]
         memory, signs, run = moved(context)
         everywhere = torch.ones(truth.shape[:2], dtype=torch.bool, device=truth.device)
-        errors.append(Seen(signs.at(everywhere), space.ideal_energy(run.final, truth)[everywhere]))
-        true.append(Seen(signs.at(everywhere), world.total(space.certain(truth), memory)[everywhere]))
+        here = signs.at(everywhere)
+        errors.append(Seen(here, space.ideal_energy(run.final, truth)[everywhere]))
+        true.append(Seen(here, world.total(space.certain(truth), memory)[everywhere]))
         for kind, candidate, where in _false_states(world, states, others, rng):
             false[kind].append(Seen(signs.at(where), world.total(candidate, memory)[where]))
         false[ORDER].append(_after_another_order(world, context, truth, rng))
@@ -74,7 +77,7 @@ def fit_level(
         Seen.joined(errors),
         (facts, energies),
         Seen.joined(true),
-        [Seen.joined(kind) for kind in false],
+        [Seen.joined(kind) for kind in false.values()],
         floor=space.numbers * space.alike,
     )
     return True
@@ -82,21 +85,22 @@ def fit_level(
 
 def _false_states(
     world: EnergyWorld, states: Tensor, others: Tensor, rng: torch.Generator
-) -> Iterator[tuple[int, Tensor, Tensor]]:
+) -> Iterator[tuple[str, Tensor, Tensor]]:
     """False next states (B, T, D) after the contexts of windows (B, T+1, ...), a kind at a time, and where (B, T) they
     are."""
-    space, truth = world.space, states[:, 1:]
-    yield OTHER, space.certain(others[:, 1:]), differ(others[:, 1:], truth)
-    ahead = torch.cat([states[:, 2:], states[:, -1:]], 1)  # after the last one nothing is known: it is never false
-    yield AHEAD, space.certain(ahead), differ(ahead, truth)
-    missed = space.near_miss(truth, rng, MISSED_BY)
-    yield NEAR, missed, torch.ones(truth.shape[:2], dtype=torch.bool, device=truth.device)
+    truth = states[:, 1:]
+    yield from states_from_elsewhere(world.space, states, others)
+    yield (
+        NEAR,
+        world.space.near_miss(truth, rng, MISSED_BY),
+        torch.ones(truth.shape[:2], dtype=torch.bool, device=truth.device),
+    )
 
 
 def _after_another_order(world: EnergyWorld, context: Tensor, truth: Tensor, rng: torch.Generator) -> Seen:
     """The last of true states (B, T, ...) after `context` (B, T, ...) in an order of each window's own."""
     order = torch.rand(context.shape[:2], generator=rng).argsort(1).to(context.device)
-    shuffled = context[torch.arange(len(context), device=context.device)[:, None], order]
+    shuffled = shuffle(context, order)
     memory = world.observe(shuffled)
     where = differ(shuffled, context).any(1, keepdim=True)
     energy = world.total(world.space.certain(truth[:, -1:]), memory)

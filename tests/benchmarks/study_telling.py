@@ -25,6 +25,7 @@ from ebwm_cli.model.state_space import STILL, differ
 from ebwm_cli.recipe.load import load_recipe
 from ebwm_cli.recipe.model import EbtSection
 from ebwm_cli.run.statistics import auroc
+from ebwm_cli.world.false_states import shuffle
 
 LOOK_EVERY = 150
 RATE, WARM, BETAS, KEEP = 1e-3, 100, (0.9, 0.95), 0.98
@@ -58,7 +59,7 @@ def odds(teller: Teller, states: Tensor, false: str, rng: torch.Generator) -> tu
     context, truth = states[:, :-1], states[:, 1:]
     if false == "order":
         order = torch.rand(context.shape[:2], generator=rng).argsort(1)
-        shuffled = context[torch.arange(len(context))[:, None], order]
+        shuffled = shuffle(context, order)
         return teller(context, [truth])[0][:, -1], teller(shuffled, [truth])[0][:, -1]
     right, wrong = teller(context[:, :-1], [truth[:, :-1], truth[:, 1:]])
     where = differ(truth[:, :-1], truth[:, 1:])
