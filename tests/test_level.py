@@ -12,12 +12,14 @@ from training import levelled as with_level
 
 from ebwm_cli.data.loader import Loader
 from ebwm_cli.data.store import open_set
-from ebwm_cli.model.level import BLUNTEST, MOVES, SAY, FirstMoves, Level, Measure, Seen, Signs
-from ebwm_cli.model.state_space import LatentSpace, differ
+from ebwm_cli.model.level import MOVES, SAY, FirstMoves, Level, Measure, Seen, Signs
+from ebwm_cli.model.odds import BLUNTEST
+from ebwm_cli.model.state_space import LONGER, LatentSpace, differ
 from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.run.checkpoint import load_world
 from ebwm_cli.run.statistics import auroc, spearman
 from ebwm_cli.world.levelling import fit_level
+from ebwm_cli.world.signs import clues_after
 
 MODALITIES = ("video", "text")
 THINK = ThinkSection(steps=3)
@@ -33,7 +35,7 @@ def pairs_of(states: torch.Tensor):
 
 def fitted(modality: str, batch: int = 64):
     world, states = levelled(modality), windows(modality, batch=batch)
-    assert fit_level(world, pairs_of(states), states.split(16), THINK, rng())
+    assert fit_level(world, pairs_of(states), states.split(16), states.split(16), THINK, rng())
     return world, states
 
 
@@ -47,13 +49,13 @@ STILL = FirstMoves(NOTHING, torch.zeros(2000, MOVES))
 
 def level_of(error, ended=ZERO, clues=NO_CLUES, first=STILL, floor=0.01, true=None, false=None):
     """A level of predictions that were so wrong, after descents that ended there. By default true states lie half an
-    error to two above the end, false ones two to eight."""
-    level, signs = Level(5, clues.shape[1]), Signs(HIDDEN, clues, first)
+    error to two above the end, false ones two to eight. No clue is an average."""
+    level, signs = Level(5, clues.shape[1], 0), Signs(HIDDEN, clues, first)
     if true is None:
         true, false = (ended + error * low * torch.rand(2000, generator=rng(9)).mul(2).exp2() for low in (0.5, 2))
     kinds = false if isinstance(false, list) else [false]
     seen = [Seen.joined([Seen(signs, each)]) for each in (error, true, *kinds)]
-    level.fit(seen[0], (first.facts, ended), seen[1], seen[2:], floor)
+    level.fit(seen[0], (first.facts, ended), seen[1], seen[2:], (clues, clues), floor)
     return level
 
 
@@ -65,9 +67,9 @@ def test_a_level_finds_zero_and_unit_where_they_are_what_it_can_say():
     """Errors log-linear in what the trunk says, in how far first moves go and in what the state space tells; descents
     that end at what is linear in the energy after a first move and in the length of a second."""
     first = FirstMoves(2 * torch.randn(2000, generator=rng(1)) - 40, torch.randn(2000, MOVES, generator=rng(2)).exp())
-    clues = torch.randn(2000, 1, generator=rng(3)).exp()
+    clues = torch.randn(2000, 1, generator=rng(3))
     ended = 0.8 * first.energy - first.lengths[:, 1]
-    error = UNIT * first.lengths[:, 0] * clues[:, 0].sqrt()
+    error = UNIT * first.lengths[:, 0] * (clues[:, 0] / 2).exp()
     level = level_of(error, ended, clues, first, floor=1e-3)
     measure = after(level, clues, first)
     assert (measure.zero - ended).std() < 0.05 * ended.std()
@@ -103,7 +105,7 @@ def told(level, clues, true, false):
 def test_where_much_moves_false_states_are_expected_to_lie_higher():
     """Errors tell nothing of it: a clue does."""
     moves = torch.rand(2000, generator=rng(4)) * 4
-    clues, noise = moves.exp()[:, None], torch.randn(2, 2000, generator=rng(5)).mul(0.3).exp()
+    clues, noise = moves[:, None], torch.randn(2, 2000, generator=rng(5)).mul(0.3).exp()
     true, false = ZERO + UNIT * noise[0] * (1 + moves), ZERO + UNIT * noise[1] * (1.5 + 2 * moves)
     blind, seeing = level_of(UNIT, true=true, false=false), level_of(UNIT, clues=clues, true=true, false=false)
     assert told(seeing, clues, true, false) > told(blind, NO_CLUES, true, false) + 0.05
@@ -125,7 +127,7 @@ def test_the_trunk_may_know_that_false_states_lie_higher():
 def test_where_nothing_moves_what_can_not_be_told_is_left_undecided():
     """There true and false lie alike, elsewhere far apart: sure where it can be, and no candidate falls as it rises."""
     still = torch.arange(2000) % 2 == 0
-    clues = torch.where(still, 0.1, 10.0)[:, None]
+    clues = torch.where(still, -2.0, 2.0)[:, None]
     heights = torch.rand(2, 2000, generator=rng(6)).mul(2).exp2()
     true, false = ZERO + UNIT * heights[0], ZERO + UNIT * heights[1] * torch.where(still, 1.0, 30.0)
     level = level_of(UNIT, clues=clues, true=true, false=false)
@@ -143,13 +145,13 @@ def test_every_kind_of_false_state_counts_the_same():
     near, far = ZERO + 2 * UNIT, ZERO + 30 * UNIT
     true = ZERO + UNIT * torch.rand(2000, generator=rng(7)).exp2()
     twice = after(level_of(UNIT, true=true, false=[near, torch.cat([far])]))
-    level, signs = Level(5, 0), Signs(HIDDEN, NO_CLUES, STILL)
+    level, signs = Level(5, 0, 0), Signs(HIDDEN, NO_CLUES, STILL)
     many = [Seen.joined([Seen(signs, far)] * 5), Seen.joined([Seen(signs, near)])]
     error, truth = (Seen.joined([Seen(signs, each)]) for each in (UNIT, true))
-    level.fit(error, (STILL.facts, ZERO), truth, many, 0.01)
+    level.fit(error, (STILL.facts, ZERO), truth, many, (NO_CLUES, NO_CLUES), 0.01)
     assert torch.allclose(after(level).threshold, twice.threshold, atol=1e-3)
     none = Seen.joined([Seen(signs.at(torch.zeros(2000, dtype=torch.bool)), torch.empty(0))])
-    level.fit(error, (STILL.facts, ZERO), truth, [*many, none], 0.01)
+    level.fit(error, (STILL.facts, ZERO), truth, [*many, none], (NO_CLUES, NO_CLUES), 0.01)
     assert torch.allclose(after(level).threshold, twice.threshold, atol=1e-3)
 
 
@@ -163,15 +165,15 @@ def test_energies_below_the_zero_and_far_above_have_an_order_and_no_nan():
 
 def test_a_clue_that_is_not_known_says_nothing():
     """It is taken for what is usual, in fitting and after; nor does it spoil what others say."""
-    clues = torch.randn(2000, 2, generator=rng(3)).exp()
-    error = clues[:, 0] * clues[:, 1]
+    clues = torch.randn(2000, 2, generator=rng(3))
+    error = clues.sum(1).exp()
     clues[::4, 0] = torch.nan
     clues[:3, 1] = torch.nan
     level = level_of(error, clues=clues)
     unit = after(level, clues).unit
     assert unit.isfinite().all()
     assert spearman(unit[1::4].numpy(), error[1::4].numpy()) > 0.95
-    usual = (clues.log().nanmean(0)).exp().expand(2000, 2)
+    usual = clues.nanmean(0).expand(2000, 2)
     unknown = after(level, torch.full_like(clues, torch.nan)).unit
     assert torch.allclose(unknown, after(level, usual).unit, rtol=0.02)
 
@@ -185,15 +187,15 @@ def test_clues_that_are_never_known_are_no_trouble():
 
 
 def test_nothing_is_foretold_beyond_what_was_seen():
-    clues = torch.randn(2000, 1, generator=rng(3)).exp()
-    level = level_of(UNIT * clues[:, 0], clues=clues)
+    clues = torch.randn(2000, 1, generator=rng(3))
+    level = level_of(UNIT * clues[:, 0].exp(), clues=clues)
     far, near = after(level, clues, hidden=100 * HIDDEN), after(level, clues)
     assert far.unit.min() >= near.unit.min() - 1e-4
     assert far.unit.max() <= near.unit.max() + 1e-4
-    assert torch.equal(after(level, clues * 1e9).threshold, after(level, clues * 1e30).threshold)
-    odds = [each.threshold - each.sharpness * level.middle for each in (far, near)]
-    assert odds[0].min() >= odds[1].min() - 1e-3
-    assert odds[0].max() <= odds[1].max() + 1e-3
+    assert torch.equal(after(level, clues.sign() * 1e3).threshold, after(level, clues.sign() * 1e6).threshold)
+    odds = [each.threshold - each.sharpness * level.odds.middle for each in (far, near)]
+    assert odds[0].min() >= odds[1].min() - 1e-2
+    assert odds[0].max() <= odds[1].max() + 1e-2
 
 
 def test_errors_that_are_all_nothing_have_the_floor_as_unit():
@@ -204,22 +206,39 @@ def test_errors_that_are_all_nothing_have_the_floor_as_unit():
 def test_a_level_that_was_not_fitted_changes_no_energy():
     energies = torch.randn(2000, 3, generator=rng())
     moved = FirstMoves(torch.randn(2000), torch.randn(2000, MOVES).square())
-    clues = torch.randn(2000, 2).square()
-    assert torch.equal(after(Level(5, 2), clues, moved)(energies), energies)
+    clues = torch.randn(2000, 2)
+    assert torch.equal(after(Level(5, 2, 1), clues, moved)(energies), energies)
 
 
-def test_clues_of_latents_are_the_last_motions_as_far_as_they_were_seen_and_the_next():
-    states, start = torch.randn(2, 2, 4, 8, generator=rng())
-    found = LatentSpace(8, 8).clues(states, start)
-    assert found.shape == (2, 4, LatentSpace.clue_count)
-    moved = (states[:, 1:] - states[:, :-1]).square().sum(-1) / 2
-    assert torch.equal(found[:, 1:, 1], moved)
-    assert torch.equal(found[:, 2:, 0], moved[:, :-1])
-    assert torch.equal(found[..., 2], (start - states).square().sum(-1) / 2)
-    assert found[:, 0, :2].isnan().all()
-    assert found[:, 1, 0].isnan().all()
-    assert torch.equal(LatentSpace(8, 8).clues(states, start[:, -2:]).nan_to_num(), found[:, -2:].nan_to_num())
-    assert LatentSpace(8, 8).clues(states[:, :1], start[:, :1])[..., :2].isnan().all()
+def test_clues_of_latents_are_motions_and_how_wrong_the_last_beginning_was():
+    states, starts = torch.randn(2, 2, 5, 8, generator=rng())
+    found = LatentSpace(8, 8).clues(states, starts).exp()
+    assert found.shape == (2, 5, LatentSpace.clue_count)
+
+    def lengths(motion):
+        return motion.square().sum(-1) / 2 + 8 * LatentSpace.alike
+
+    moved, missed = lengths(states[:, 1:] - states[:, :-1]), lengths(states[:, 1:] - starts[:, :-1])
+    assert torch.allclose(found[:, 2:, 0], moved[:, :-1])
+    assert torch.allclose(found[:, 1:, 1], moved)
+    assert torch.allclose(found[..., 2], lengths(starts - states))
+    assert torch.allclose(found[:, 1:, 3], missed)
+    assert torch.allclose(found[:, -1, 4], moved.log().mean(1).exp())
+    assert torch.allclose(found[:, -1, -1], (missed / moved).log().mean(1).exp())
+    assert found[:, 0, [0, 1, 3, 4, 5, -1]].isnan().all()
+    assert found[:, 1, [0, 5]].isnan().all()
+
+
+def test_averages_of_latents_tell_motion_that_goes_on_from_one_that_jumps_about():
+    """Twice as far in two steps, a number of its square; and no farther, where there is no direction."""
+    on = torch.arange(60.0).expand(3, 60)[..., None] * torch.ones(8)
+    about = on[:, torch.randperm(60, generator=rng())]
+    space = LatentSpace(8, 8)
+    one, other = (space.clues(each, each)[:, -1, 5 : 5 + len(LONGER)] for each in (on, about))
+    assert torch.allclose(one, 2 * torch.tensor(LONGER).float().log().expand(3, -1), atol=0.01)
+    assert (other.abs() < 0.5).all()
+    still = space.clues(torch.zeros_like(on), torch.zeros_like(on))
+    assert torch.equal(still[:, -1, 5:], torch.zeros(3, LatentSpace.average_count - 1))
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
@@ -238,8 +257,8 @@ def test_a_level_is_fitted_to_true_next_states_and_four_kinds_of_false_ones(moda
     states[16, 1:] = states[0, 1:]  # in the other window, too
     fits = []
     monkeypatch.setattr(Level, "fit", lambda self, *given, floor: fits.append(given))
-    assert fit_level(world, pairs_of(states), states.split(16), THINK, rng())
-    ((errors, (facts, ended), true, false),) = fits
+    assert fit_level(world, pairs_of(states), states.split(16), states.split(16), THINK, rng())
+    ((errors, (facts, ended), true, false, (ordered, shuffled)),) = fits
     context, truth, space = states[:, :-1], states[:, 1:], world.space
     memory, count = world.observe(context), truth.shape[:2].numel()
 
@@ -257,6 +276,11 @@ def test_a_level_is_fitted_to_true_next_states_and_four_kinds_of_false_ones(moda
     assert facts.shape == (count, 2)
     assert ended.shape == (count,)
     other, ahead, near, order = false
+    clues = clues_after(world, memory)
+    known = ~clues.isnan().any(-1)
+    assert torch.allclose(ordered, clues[known], atol=1e-4)
+    assert len(shuffled) == len(ordered)
+    assert not clues.shape[-1] or not torch.allclose(shuffled, ordered, atol=0.1)
     others = states.roll(16, 0)[:, 1:]
     is_of(other, energies(space.certain(others)), differ(others, truth))
     assert len(other.energy) <= count - 2 * truth.shape[1]
@@ -352,7 +376,7 @@ def test_training_neither_sees_nor_changes_it(modality):
 def test_fitting_again_finds_the_same_whatever_was_fitted_before():
     world, states = fitted("video")
     before = {name: tensor.clone() for name, tensor in world.network.level.state_dict().items()}
-    assert fit_level(world, pairs_of(states), states.split(16), THINK, rng())
+    assert fit_level(world, pairs_of(states), states.split(16), states.split(16), THINK, rng())
     for name, tensor in world.network.level.state_dict().items():
         assert torch.allclose(tensor, before[name], rtol=1e-3, atol=1e-4), name
 
@@ -361,7 +385,7 @@ def test_an_abandoned_fit_changes_nothing():
     world, states = levelled("video"), windows("video", batch=64)
     before = {name: tensor.clone() for name, tensor in world.network.level.state_dict().items()}
     asked = iter([False, False, True])
-    assert not fit_level(world, pairs_of(states), states.split(32), THINK, rng(), lambda: next(asked))
+    assert not fit_level(world, pairs_of(states), states.split(32), states.split(32), THINK, rng(), lambda: next(asked))
     assert all(torch.equal(tensor, before[name]) for name, tensor in world.network.level.state_dict().items())
 
 
@@ -372,12 +396,12 @@ def test_the_model_a_training_leaves_has_a_level_and_the_weights_of_one_that_has
     finish(recipe, data, tmp_path / "plain")
     finish(with_level(recipe), data, tmp_path / "level")
     plain, level = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "level"))
-    assert set(level) - set(plain) == {f"world.network.level.{name}" for name in Level(1, 1).state_dict()}
+    assert set(level) - set(plain) == {f"world.network.level.{name}" for name in Level(1, 1, 1).state_dict()}
     assert all(torch.equal(level[name], plain[name]) for name in plain)
     assert level["world.network.level.zero"].any()
 
     loaded, prepared = load_world(tmp_path / "level", device="cpu"), open_set(data)
-    states = Loader(prepared.split("train"), 8, 0, loaded.spec.context).plain(1000)
+    (states,) = Loader(prepared.split("train"), 8, 0, loaded.spec.context).plain(1000, 1000)
     made = loaded.world.predict(loaded.world.observe(states[:, :-1]), loaded.recipe.think, rng())
     assert made.energy.mean().item() == pytest.approx(0.0, abs=0.2)
 

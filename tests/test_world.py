@@ -261,6 +261,9 @@ TEXT = StateSpec(modality="text", state_dim=200, context=16)
         (VIDEO, 1, {}),
         (VIDEO, 2, {}),
         (VIDEO, 4, {}),
+        (VIDEO, 4, {"start": "forecast"}),
+        (VIDEO, 4, {"start": "forecast", "energies": {"level": True}}),
+        (VIDEO, 1, {"energies": {"level": True}}),
         (TEXT, 1, {"start": "zeros", "compatibility": True}),
         (TEXT, 3, {"start": "zeros"}),
         (TEXT, 2, {"start": "forecast"}),
@@ -314,3 +317,28 @@ def test_alpha_never_falls_below_its_floor():
     with torch.no_grad():
         world.alpha.fill_(-1.0)
     assert world.step_size.item() == pytest.approx(1e-4)
+
+
+def test_a_forecast_is_read_once_however_a_memory_grows(monkeypatch):
+    world = build_world(EbtSection(width=64, layers=1, heads=2, start="forecast"), VIDEO)
+    torch.nn.init.xavier_normal_(world.space.forecast_head.weight)
+    states, read = torch.randn(2, 19, 32, generator=rng()), []
+    forecast = type(world.space).forecast
+
+    def counting(space, states, hidden):
+        read.append(states.shape[1])
+        return forecast(space, states, hidden)
+
+    monkeypatch.setattr(type(world.space), "forecast", counting)
+    with torch.no_grad():
+        memory = world.observe(states[:, :15])
+        for at in (15, 16, 17):  # more than are remembered
+            memory = world.observe(states[:, at : at + 1], memory)
+            world.predict(memory, ThinkSection(steps=2, samples=3), rng(), positions=1)
+            world.judge(states[:, at + 1 : at + 2], memory)
+    assert read == [15, 1, 1, 1]
+    assert memory.starts.shape == memory.states.shape
+    assert torch.allclose(memory.starts, forecast(world.space, memory.states, memory.kept.hidden), atol=1e-5)
+    items = torch.tensor([1, 1, 0])
+    assert torch.equal(memory.rows(items).starts, memory.starts[items])
+    assert torch.equal(memory.last(3).starts, memory.starts[:, -3:])

@@ -95,10 +95,12 @@ class Loader:
         states = _gather(self.states, self.starts, ids, self.context)
         return _batch(mix_windows(states, self.seed, step) if self.mix else states, ids)
 
-    def plain(self, most: int) -> Tensor:
-        """At most `most` of the windows (W, C+1, ...), evenly spread, unmixed, in the order of time."""
+    def plain(self, most: int, batch_size: int) -> Iterator[Tensor]:
+        """At most `most` windows (B, C+1, ...), evenly spread, unmixed, in the order of time, so many at once."""
         ids = spread(np.arange(self.windows), most)
-        return _batch(_gather(self.states, self.starts, ids, self.context), ids).states
+        for first in range(0, len(ids), batch_size):
+            some = ids[first : first + batch_size]
+            yield _batch(_gather(self.states, self.starts, some, self.context), some).states
 
     @staticmethod
     def sequential(

@@ -1,7 +1,6 @@
 """The level: what the energies of all candidates after one context are measured in.
 
 level(E) = -ln P(true) + SAY * (h + ln(unit / typical unit)),     h = (E - zero) / unit
-P(true)  = 1 / (1 + exp(odds)),     odds = sharpness * (ln h - middle) - threshold
 
 An energy leads downhill whatever a context adds to it or multiplies it by, so nothing in training makes energies after
 one context comparable with those after another. `zero` is the energy at which a descent will end, read from its first
@@ -10,9 +9,8 @@ few clues: how far those moves go, and what the state space tells without a netw
 a candidate lies above the prediction: with the ln, a Gaussian's of its variance, minus the log of a density, up to
 factors, approximated at its mode (Laplace). It orders predictions by how wrong they will be.
 
-Whether a candidate is the true next state is another question. Where much moves, a false one lies many units higher,
-where nothing does, hardly one: `sharpness`, read from the clues, and `threshold`, from what the trunk says, too, are
-those of a logistic regression that tells true next states of training windows from false ones. A level rises with E.
+Whether a candidate is the true next state is another question, which a logistic regression answers (`model/odds.py`).
+A level rises with E.
 
 All is solved from predictions that were made; nothing is learned with the weights. Knows no world and no candidate.
 """
@@ -29,24 +27,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ebwm_cli.model.solving import logistic, ridge
+from ebwm_cli.model.odds import Odds, log_height
+from ebwm_cli.model.solving import read, ridge
 
 MOVES = 2
 """How many first moves are looked at: where the second goes far, the first has not come to the bottom."""
 HIDDEN_PULL, CLUE_PULL = 0.3, 0.01
 """Pulls to 0 of coefficients of standardised features, for features' variance 1: what the trunk says is many numbers,
 whose chance agreements with errors would be believed; clues are few."""
-ODDS_PULL, ODDS_HIDDEN_PULL = 0.003, 0.01
-"""The same of what odds are read from, all but the constants."""
-CONSTANT_PULL = 1e-6
-"""Of constants: next to none, so that there is one solution even if all is told apart."""
-SAY = 0.1
+SAY = 0.05
 """How much the density adds: more orders predictions better by their errors, less tells true from false states better
 over contexts of which some are hard (CHANGELOG, Tried)."""
-CLOSE = 0.05
-"""Heights below this, in units, are hardly told from none."""
-BLUNTEST = 1.5
-"""The least sharpness. A height is a square of a distance: far away, chances fall at least by its cube."""
 BEYOND = 3.0
 """Clues farther than so many standard deviations from what is usual are taken for as far."""
 
@@ -136,14 +127,9 @@ class Level(nn.Module):
     bounds: Tensor
     typical: Tensor
     floor: Tensor
-    sharpness: Tensor
-    threshold: Tensor
-    limits: Tensor
-    middle: Tensor
-    bluntest: Tensor
 
-    def __init__(self, width: int, clues: int) -> None:
-        """`clues`: how many, beside the lengths of the first moves."""
+    def __init__(self, width: int, clues: int, averages: int) -> None:
+        """`clues`: how many, beside the lengths of the first moves; the last `averages` are of all states so far."""
         super().__init__()
         clues += MOVES
         self.register_buffer("zero", torch.zeros(2 + 1))
@@ -153,24 +139,26 @@ class Level(nn.Module):
         self.register_buffer("bounds", torch.zeros(2))  # of what was seen: nothing is foretold beyond
         self.register_buffer("typical", torch.zeros(()))
         self.register_buffer("floor", torch.ones(()))
-        self.register_buffer("sharpness", torch.zeros(clues + 1))
-        self.register_buffer("threshold", torch.zeros(width + clues + 1))
-        self.register_buffer("limits", torch.zeros(2))  # of thresholds that were seen
-        self.register_buffer("middle", torch.zeros(()))
-        self.register_buffer("bluntest", torch.zeros(()))
+        self.odds = Odds(width, clues, averages)
 
     def forward(self, signs: Signs) -> Measure:
         """What energies are measured in where there are those `signs`."""
         zero, log_unit, x = self._foretold(signs)
-        sharpness = read(self.sharpness, x[..., -len(self.usual) :]).clamp_min(self.bluntest)
-        threshold = read(self.threshold, x).clamp(*self.limits) + sharpness * self.middle
-        return Measure(zero, log_unit.exp(), log_unit - self.typical, sharpness, threshold)
+        return Measure(zero, log_unit.exp(), log_unit - self.typical, *self.odds(x))
 
     @torch.no_grad()
-    def fit(self, errors: Seen, ended: tuple[Tensor, Tensor], true: Seen, false: Sequence[Seen], floor: float) -> None:
+    def fit(
+        self,
+        errors: Seen,
+        ended: tuple[Tensor, Tensor],
+        true: Seen,
+        false: Sequence[Seen],
+        contexts: tuple[Tensor, Tensor],
+        floor: float,
+    ) -> None:
         """`errors`: ideal energies of predictions, those under `floor` (> 0) hardly told apart; `ended`: facts (N', 2)
         of first moves, and the energies (N',) that descents ended at; `true` and `false`: energies of true next states
-        and of as many kinds of false ones as are given, each counted as much as all others."""
+        and of as many kinds of false ones as are given; `contexts`: clues (N", C) as they are, and in another order."""
         signs, ideal = errors.signs, errors.energy
         self.floor.fill_(floor)
         logs = self._logs(signs)
@@ -184,33 +172,15 @@ class Level(nn.Module):
         self.typical.copy_(foretold.mean())
         facts, energies = (each.cpu().double() for each in ended)
         self.zero.copy_(ridge(facts, energies, CLUE_PULL))
-        self._fit_odds(true, [kind for kind in false if len(kind.energy)])
+        averages = slice(len(self.usual) - self.odds.averages, None)
+        ordered, shuffled = (F.pad(each.cpu().double(), (MOVES, 0)) for each in contexts)
+        self.odds.fit_order(self._standard(ordered)[:, averages], self._standard(shuffled)[:, averages])
+        self.odds.fit(self._heights(true), [self._heights(kind) for kind in false if len(kind.energy)])
 
-    def _fit_odds(self, true: Seen, false: Sequence[Seen]) -> None:
-        """Sharpness and threshold."""
-        clues, logs, read_from = len(self.usual), [], []
-        for seen in (true, *false):
-            zero, log_unit, x = self._foretold(seen.signs)
-            logs.append(log_height((seen.energy - zero) / log_unit.exp()))
-            read_from.append(x)
-        middle, width = logs[0].mean(), read_from[0].shape[1] - clues
-        spread = read_from[0][:, :width].std(0, correction=0).clamp_min(1e-6)
-        rows = []
-        for log, x in zip(logs, read_from, strict=True):
-            said, one = x[:, :width] / spread, F.pad(x[:, width:], (0, 1), value=1.0)
-            rows.append(torch.cat([(log - middle)[:, None] * one, -said, -one], -1))
-        holds = torch.cat([torch.full_like(log, float(kind > 0)) for kind, log in enumerate(logs)])
-        shares = [1.0] + [1 / len(false)] * len(false)
-        weight = torch.cat([torch.full_like(log, share / len(log)) for log, share in zip(logs, shares, strict=True)])
-        pull = torch.full_like(rows[0][0], ODDS_PULL)
-        pull[clues + 1 : -clues - 1] = ODDS_HIDDEN_PULL
-        pull[[clues, -1]] = CONSTANT_PULL
-        found = logistic(torch.cat(rows), holds, weight, pull)
-        self.sharpness.copy_(found[: clues + 1])
-        self.threshold.copy_(found[clues + 1 :] / F.pad(spread, (0, clues + 1), value=1.0))
-        self.limits.copy_(torch.stack(read(self.threshold, torch.cat(read_from)).aminmax()))
-        self.middle.copy_(middle)
-        self.bluntest.fill_(BLUNTEST)
+    def _heights(self, seen: Seen) -> tuple[Tensor, Tensor]:
+        """Of energies that were seen (N,), and what odds are read from there, (N, W + MOVES + C)."""
+        zero, log_unit, x = self._foretold(seen.signs)
+        return (seen.energy - zero) / log_unit.exp(), x
 
     def _foretold(self, signs: Signs) -> tuple[Tensor, Tensor, Tensor]:
         """Zero and ln unit (...), and what that is read from, (..., W + MOVES + C)."""
@@ -219,23 +189,13 @@ class Level(nn.Module):
 
     def _clues(self, signs: Signs) -> Tensor:
         """(..., MOVES + C) in their spread, 0 where one is not known."""
-        logs = self._logs(signs)
+        return self._standard(self._logs(signs))
+
+    def _standard(self, logs: Tensor) -> Tensor:
+        """Lengths and clues (..., MOVES + C) in the spread of what was seen."""
         return ((logs - self.usual.to(logs)) / self.spread.to(logs)).clamp(-BEYOND, BEYOND).nan_to_num(0.0)
 
     def _logs(self, signs: Signs) -> Tensor:
-        """Logarithms (..., MOVES + C) of lengths and clues."""
+        """Logarithms (..., MOVES + C) of lengths, and clues, which are some."""
         lengths = signs.first.lengths
-        return (torch.cat([lengths, signs.clues.to(lengths)], -1) + self.floor.to(lengths)).log()
-
-
-def log_height(height: Tensor) -> Tensor:
-    """ln of heights above a zero that is known to CLOSE, so that those below have one too."""
-    scaled = height / CLOSE
-    small = scaled < -15.0  # there softplus is exp
-    return torch.where(small, scaled, F.softplus(scaled).log()) + math.log(CLOSE)
-
-
-def read(weight: Tensor, features: Tensor) -> Tensor:
-    """What coefficients and constant (F + 1,) make of features (..., F)."""
-    weight = weight.to(features)
-    return features @ weight[:-1] + weight[-1]
+        return torch.cat([(lengths + self.floor.to(lengths)).log(), signs.clues.to(lengths)], -1)

@@ -46,3 +46,9 @@ def logistic(features: Tensor, holds: Tensor, weight: Tensor, pull: Tensor) -> T
             break
         found, lowest = found - length * move, tried
     return found
+
+
+def read(weight: Tensor, features: Tensor) -> Tensor:
+    """What coefficients and constant (F + 1,) make of features (..., F)."""
+    weight = weight.to(features)
+    return features @ weight[:-1] + weight[-1]

@@ -23,8 +23,8 @@ STILL = (
 
 ALIKE = 0.0025
 """Half the squared distance per number within which latent states hardly differ."""
-MOTIONS = 2
-"""How many of the last motions tell how wrong a prediction may be."""
+LONGER = (2, 3, 4)
+"""Over how many states a scene moves that is held against how far it moves over one."""
 NEAR_MISS = 0.1
 """How wrong a near miss is: std of its noise, in stds of the states; or the probability of another token."""
 
@@ -122,12 +122,14 @@ class StateSpace(Protocol):
         """What the total energy (B, T') of a candidate would be if it said how wrong that is."""
         ...
 
-    def clues(self, states: Tensor, start: Tensor) -> Tensor:
-        """Numbers (B, P, `clue_count`) above 0 that tell how wrong predictions may be that begin at `start` (B, P, D)
-        after each of the last P of `states` (B, T, ...); in the unit of ideal energies, nan where not known."""
+    def clues(self, states: Tensor, starts: Tensor) -> Tensor:
+        """Numbers (B, T, `clue_count`) that tell how wrong predictions may be that begin at `starts` (B, T, D) after
+        each of `states` (B, T, ...); nan where not known. The last `average_count` of them, of all states so far, also
+        tell whether these come in an order that worlds have."""
         ...
 
     clue_count: int
+    average_count: int
     numbers: int
     """How many numbers of a state its energy is summed over."""
     alike: float
@@ -157,7 +159,8 @@ class LatentSpace(nn.Module):
     in_nats = False
     unit = 1.0
     alike = ALIKE
-    clue_count = MOTIONS + 1
+    average_count = 2 + len(LONGER)
+    clue_count = 4 + average_count
     noise_shift = 1.0
     doubt_name = "size of the predicted move"
 
@@ -285,15 +288,23 @@ class LatentSpace(nn.Module):
         """|y - x|^2 / 2, (B, T')."""
         return self.divergence(candidate, target)
 
-    def clues(self, states: Tensor, start: Tensor) -> Tensor:
-        """Half the squared distances (B, P, 3) that the scene moved by, to the state before each of the last P and to
-        that state, and from it to where a prediction begins: what moves far, or now and then, is hard to foresee."""
-        count = start.shape[1]
-        states = states[:, -count - MOTIONS :]
-        moved = self.divergence(states[:, 1:], states[:, :-1])  # (B, T-1)
-        moved = F.pad(moved, (MOTIONS, 0), value=torch.nan)  # what was before is not known
-        next_move = self.divergence(start, states[:, -count:])
-        return torch.cat([moved.unfold(1, MOTIONS, 1)[:, -count:], next_move.unsqueeze(-1)], -1)
+    def clues(self, states: Tensor, starts: Tensor) -> Tensor:
+        """Logarithms (B, T, 9) of half the squared distances that the scene moved by, to the state before each and to
+        that state, from it to where a prediction begins, and by which the last such beginning was wrong: what moves
+        far, or now and then, is hard to foresee. And averages so far, of motions, of how much farther it is over
+        several states than over one, and of how wrong beginnings were: what moves on is not what jumps about."""
+
+        def log(distance: Tensor) -> Tensor:
+            return (distance + self.numbers * self.alike).log()
+
+        def over(count: int) -> Tensor:  # (B, T), nan where the state so long before is not known
+            return F.pad(log(self.divergence(states[:, count:], states[:, :-count])), (count, 0), value=torch.nan)
+
+        moved, next_move = over(1), log(self.divergence(starts, states))
+        before = F.pad(moved[:, :-1], (1, 0), value=torch.nan)
+        missed = F.pad(log(self.divergence(states[:, 1:], starts[:, :-1])), (1, 0), value=torch.nan)
+        averages = [moved, *(over(count) - moved for count in LONGER), missed - moved]
+        return torch.stack([before, moved, next_move, missed, *(so_far(each) for each in averages)], -1)
 
     def copying(self) -> Reference:
         """Predicts the last state."""
@@ -304,6 +315,11 @@ class LatentSpace(nn.Module):
         mean = Always(training.mean(0, dtype=torch.float64), self.distance)
         predictors = {"copying the last": self.copying(), "predicting the mean": mean}
         return References(predictors, mean="predicting the mean", copying="copying the last")
+
+
+def so_far(numbers: Tensor) -> Tensor:
+    """Means of those numbers (B, T) up to each that are known; nan where none is."""
+    return numbers.nan_to_num().cumsum(1) / (~numbers.isnan()).cumsum(1)
 
 
 def differ(states: Tensor, others: Tensor) -> Tensor:

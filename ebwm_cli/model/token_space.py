@@ -46,7 +46,7 @@ class TokenSpace(nn.Module):
     """
 
     in_nats = True
-    clue_count = 0
+    clue_count = average_count = 0
     numbers = 1
     alike = 1.0  # nat
     doubt_name = "entropy of the prediction"
@@ -191,9 +191,9 @@ class TokenSpace(nn.Module):
         """The cross-entropy in nats, (B, T')."""
         return cross_entropy(candidate, target)
 
-    def clues(self, states: Tensor, start: Tensor) -> Tensor:
-        """None: (B, P, 0)."""
-        return start[..., :0]
+    def clues(self, states: Tensor, starts: Tensor) -> Tensor:
+        """None: (B, T, 0)."""
+        return starts[..., :0]
 
     def copying(self) -> None:
         """A token says nothing of being the next one too."""

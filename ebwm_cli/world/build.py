@@ -62,7 +62,7 @@ class Cost:
 
 
 def _ebt(model: EbtSection, spec: StateSpec) -> EnergyWorld:
-    clues = (TokenSpace if spec.modality == "text" else LatentSpace).clue_count
+    space = TokenSpace if spec.modality == "text" else LatentSpace
     network = EnergyTransformer(
         width=model.width,
         layers=model.layers,
@@ -73,7 +73,7 @@ def _ebt(model: EbtSection, spec: StateSpec) -> EnergyWorld:
         compatibility=model.compatibility,
         turned=turns(model),
         squares=model.head == "squares",
-        clues=clues if model.energies.level else None,
+        clues=(space.clue_count, space.average_count) if model.energies.level else None,
     )
     return EnergyWorld(network, build_space(model, spec, start=model.start, rule=model.tokens.rule), model, spec)
 

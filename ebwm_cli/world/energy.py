@@ -87,6 +87,18 @@ class EnergyWorld(ObservingWorld):
         if self.replay is not None:
             self.replay.load(tensors, self.alpha.device)
 
+    def observe(self, states: Tensor, memory: Memory | None = None) -> Memory:
+        """As `ObservingWorld` does. Where descents start from a forecast of latents, it is read here, once, for them
+        and for energies and clues; one of tokens, a number for each of the vocabulary, is read where it is needed."""
+        longer = super().observe(states, memory)
+        if torch.is_grad_enabled() or not self.space.forecasts or self.space.in_nats:
+            return longer
+        new = states.shape[1]
+        starts = self.space.forecast(states, longer.kept.hidden[:, -new:])
+        if memory is not None:
+            starts = torch.cat([self.own_start(memory, longer.length - new), starts], dim=1)
+        return replace(longer, starts=starts)
+
     # ------------------------------------------------------------------------------------------ learn
 
     def loss(self, states: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -225,7 +237,10 @@ class EnergyWorld(ObservingWorld):
         count, samples = count or memory.length, think.samples
         where = memory.positions(count, samples)
         states, hidden = memory.states[:, -count:], memory.kept.hidden[:, -count:]
-        origin = self.space.start(torch.cat([states] * samples, 1), torch.cat([hidden] * samples, 1), rng)
+        if memory.starts is not None:
+            origin = torch.cat([memory.starts[:, -count:]] * samples, 1)
+        else:
+            origin = self.space.start(torch.cat([states] * samples, 1), torch.cat([hidden] * samples, 1), rng)
         start = origin
         if samples > 1:
             start = origin.clone()
@@ -242,6 +257,8 @@ class EnergyWorld(ObservingWorld):
 
     def own_start(self, memory: Memory, count: int) -> Tensor:
         """The state space's own start (B, P, D) after the last `count` states, always the same one."""
+        if memory.starts is not None:
+            return memory.starts[:, -count:]
         rng = torch.Generator().manual_seed(0)
         return self.space.start(memory.states[:, -count:], memory.kept.hidden[:, -count:], rng)
 

@@ -2,8 +2,8 @@
 
 What errors are, and how high true and false next states lie, is asked of windows as they are. What energies are is
 asked of windows as training reads them, mixed and blurred: more kinds of context, of which there may be few. False are
-next states of another window, those two steps ahead, near misses, and true ones after a context in another order.
-Nothing is drawn that training draws from.
+next states of another window, those two steps ahead, near misses, and true ones after a context in another order, of
+which more are looked at, as that costs little. Nothing is drawn that training draws from.
 """
 
 # B windows, T positions, W width
@@ -23,7 +23,7 @@ from ebwm_cli.sampler.descent import Trajectory
 from ebwm_cli.world.energy import EnergyWorld
 from ebwm_cli.world.false_states import shuffle, states_from_elsewhere
 from ebwm_cli.world.observing import Memory
-from ebwm_cli.world.signs import signs_after
+from ebwm_cli.world.signs import clues_after, signs_after
 
 MISSED_BY = 0.3
 """How wrong near misses are, as `StateSpace.near_miss` has it."""
@@ -35,13 +35,14 @@ def fit_level(
     world: EnergyWorld,
     plain: Iterable[tuple[Tensor, Tensor]],
     trained: Iterable[Tensor],
+    reordered: Iterable[Tensor],
     think: ThinkSection,
     rng: torch.Generator,
     abandon: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Fit it to predictions, as `think` makes them, of windows (B, T+1, ...): `plain` ones, each with another of its
-    size, and those that are mixed as training has them, and are blurred here as it does. False, changing nothing, as
-    soon as `abandon()` says so."""
+    size; those that are mixed as training has them, and are blurred here as it does; and those whose contexts are
+    `reordered` here. False, changing nothing, as soon as `abandon()` says so."""
     network, space, think = world.network, world.space, think.model_copy(update={"samples": 1, "stop": "fixed"})
     assert network.level is not None
 
@@ -66,7 +67,14 @@ def fit_level(
         true.append(Seen(here, world.total(space.certain(truth), memory)[everywhere]))
         for kind, candidate, where in _false_states(world, states, others, rng):
             false[kind].append(Seen(signs.at(where), world.total(candidate, memory)[where]))
-        false[ORDER].append(_after_another_order(world, context, truth, rng))
+    contexts: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for states in reordered:
+        if abandon():
+            return False
+        told, seen = _reordered(world, states, rng)
+        for clues, part in zip(told, contexts, strict=True):
+            part.append(clues)
+        false[ORDER].append(seen)
     for states in trained:
         if abandon():
             return False
@@ -78,6 +86,7 @@ def fit_level(
         (facts, energies),
         Seen.joined(true),
         [Seen.joined(kind) for kind in false.values()],
+        (torch.cat(contexts[0]), torch.cat(contexts[1])),
         floor=space.numbers * space.alike,
     )
     return True
@@ -97,11 +106,15 @@ def _false_states(
     )
 
 
-def _after_another_order(world: EnergyWorld, context: Tensor, truth: Tensor, rng: torch.Generator) -> Seen:
-    """The last of true states (B, T, ...) after `context` (B, T, ...) in an order of each window's own."""
+def _reordered(world: EnergyWorld, states: Tensor, rng: torch.Generator) -> tuple[list[Tensor], Seen]:
+    """Of windows (B, T+1, ...) all clues (N, C) that are known after their contexts as they are, and in an order of
+    each window's own; and the last states after the latter."""
+    context = states[:, :-1]
     order = torch.rand(context.shape[:2], generator=rng).argsort(1).to(context.device)
     shuffled = shuffle(context, order)
-    memory = world.observe(shuffled)
+    memories = [world.observe(each) for each in (context, shuffled)]
+    told = [clues_after(world, memory) for memory in memories]
     where = differ(shuffled, context).any(1, keepdim=True)
-    energy = world.total(world.space.certain(truth[:, -1:]), memory)
-    return Seen(signs_after(world, memory, 1).at(where), energy[where])
+    energy = world.total(world.space.certain(states[:, -1:]), memories[1])
+    seen = Seen(signs_after(world, memories[1], 1).at(where), energy[where])
+    return [clues[~clues.isnan().any(-1)] for clues in told], seen

@@ -35,6 +35,8 @@ class Memory:
 
     kept: Any
     states: Tensor
+    starts: Tensor | None = None
+    """The state space's own starts after them (B, T, D), where they were looked up when they were observed."""
 
     @property
     def length(self) -> int:
@@ -43,11 +45,13 @@ class Memory:
 
     def last(self, count: int) -> Memory:
         """This memory with all but the newest `count` states forgotten."""
-        return Memory(self.kept.last(count), self.states[:, -count:])
+        starts = self.starts[:, -count:] if self.starts is not None else None
+        return Memory(self.kept.last(count), self.states[:, -count:], starts)
 
     def rows(self, items: Tensor) -> Memory:
         """The memory of these batch items (n,), which may repeat."""
-        return Memory(self.kept.rows(items), self.states[items])
+        starts = self.starts[items] if self.starts is not None else None
+        return Memory(self.kept.rows(items), self.states[items], starts)
 
     def positions(self, count: int, samples: int) -> Tensor | None:
         """The remembered states that candidates follow, (M*P,), sample by sample, where there are several of each of

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from ebwm_cli.model.level import MOVES, FirstMoves, Signs
 from ebwm_cli.recipe.schema import ThinkSection
@@ -26,7 +27,7 @@ def signs_after(
     off a `run` that thought so, if its first samples made them, or made now."""
     start = world.own_start(memory, count)
     said = memory.kept.hidden[:, -count:].to(world.network.head.weight.dtype)
-    clues = world.space.clues(memory.states, start)
+    clues = clues_after(world, memory)[:, -count:]
     cooling = 0.0
     if run is not None and think is not None and first_moves_are_made(world.model, think):
         cooling = think.cooling
@@ -44,3 +45,10 @@ def signs_after(
     sizes = torch.stack([run.moves[:, :count, step] / cooled(cooling, step) for step in range(MOVES)], -1)
     first = FirstMoves(run.energies[:, :count, 1], sizes.square() * (start.shape[-1] / 2))
     return Signs(said, clues, first)
+
+
+def clues_after(world: EnergyWorld, memory: Memory) -> Tensor:
+    """Of the state space (B, T, C), after each state; of none, where nothing has to be known for that (B, T, 0)."""
+    if not world.space.clue_count:
+        return memory.kept.hidden[..., :0]
+    return world.space.clues(memory.states, world.own_start(memory, memory.length))

@@ -1,9 +1,10 @@
 """How well true next states could be told from false ones: by a network that learns nothing else.
 
 `python tests/benchmarks/study_telling.py --data data/clips` trains the network of the default recipe to tell them from
-those two steps ahead (logistic regression by its energy), or with `--false order` from true ones after a context in
-another order; keeps what does best on val windows, and prints AUROC over all places and at the same place, of val and
-test windows: the reference beside which `ebwm eval --calibration` is to be read. It predicts nothing.
+those two steps ahead (logistic regression by its energy), or, as `--false` says, from those of other windows, from near
+misses, or from true ones after a context in another order; keeps what does best on val windows, and prints AUROC over
+all places and at the same place, of val and test windows: the reference beside which `ebwm eval --calibration` is to be
+read. It predicts nothing.
 """
 
 # B windows, C context, D state size, W width
@@ -21,11 +22,12 @@ from torch.nn import functional as F
 from ebwm_cli.data.loader import Loader
 from ebwm_cli.data.store import open_set
 from ebwm_cli.model.ebt import EnergyTransformer
-from ebwm_cli.model.state_space import STILL, differ
+from ebwm_cli.model.state_space import STILL, differ, gaussian
 from ebwm_cli.recipe.load import load_recipe
 from ebwm_cli.recipe.model import EbtSection
 from ebwm_cli.run.statistics import auroc
 from ebwm_cli.world.false_states import shuffle
+from ebwm_cli.world.levelling import MISSED_BY
 
 LOOK_EVERY = 150
 RATE, WARM, BETAS, KEEP = 1e-3, 100, (0.9, 0.95), 0.98
@@ -61,8 +63,14 @@ def odds(teller: Teller, states: Tensor, false: str, rng: torch.Generator) -> tu
         order = torch.rand(context.shape[:2], generator=rng).argsort(1)
         shuffled = shuffle(context, order)
         return teller(context, [truth])[0][:, -1], teller(shuffled, [truth])[0][:, -1]
-    right, wrong = teller(context[:, :-1], [truth[:, :-1], truth[:, 1:]])
-    where = differ(truth[:, :-1], truth[:, 1:])
+    if false == "ahead":
+        context, truth, candidate = context[:, :-1], truth[:, :-1], truth[:, 1:]
+    elif false == "other":
+        candidate = truth.roll(len(truth) // 2, 0)
+    else:
+        candidate = truth + MISSED_BY * gaussian(truth.shape, rng, truth)
+    right, wrong = teller(context, [truth, candidate])
+    where = differ(truth, candidate)
     return right[where], wrong[where]
 
 
@@ -77,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--recipe", default="video_ebt_4xs")
-    parser.add_argument("--false", choices=("ahead", "order"), default="ahead")
+    parser.add_argument("--false", choices=("ahead", "order", "other", "noise"), default="ahead")
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
