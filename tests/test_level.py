@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from kinds import rng, windows, world_of
@@ -15,11 +17,12 @@ from ebwm_cli.data.store import open_set
 from ebwm_cli.model.level import MOVES, SAY, FirstMoves, Level, Measure, Seen, Signs
 from ebwm_cli.model.odds import BLUNTEST
 from ebwm_cli.model.state_space import LONGER, LatentSpace, differ
+from ebwm_cli.model.token_space import TokenSpace
 from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.run.checkpoint import load_world
 from ebwm_cli.run.statistics import auroc, spearman
 from ebwm_cli.world.levelling import fit_level
-from ebwm_cli.world.signs import clues_after
+from ebwm_cli.world.signs import clues_after, signs_after
 
 MODALITIES = ("video", "text")
 THINK = ThinkSection(steps=3)
@@ -239,6 +242,24 @@ def test_averages_of_latents_tell_motion_that_goes_on_from_one_that_jumps_about(
     assert (other.abs() < 0.5).all()
     still = space.clues(torch.zeros_like(on), torch.zeros_like(on))
     assert torch.equal(still[:, -1, 5:], torch.zeros(3, LatentSpace.average_count - 1))
+
+
+def test_tokens_tell_how_undecided_a_first_move_leaves():
+    first = torch.tensor([[[0.0, 0.0, 0.0, 0.0], [80.0, 0.0, 0.0, 0.0]]])
+    found = TokenSpace(4, 8).clues_tried(first)
+    assert torch.allclose(found.exp().squeeze(-1), TokenSpace.alike + torch.tensor([[math.log(4.0), 0.0]]), atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"stop": "energy", "tolerance": 0.3, "patience": MOVES}, {"samples": 3}])
+def test_first_moves_are_those_a_descent_made(options):
+    """Whole ones, whatever came after; those of the first sample."""
+    world, states = levelled("text"), windows("text")
+    memory, think = world.observe(states[:, :-1]), ThinkSection(steps=3, cooling=1.0, **options)
+    run, _ = world.descended(memory, think, rng())
+    made, looked_up = signs_after(world, memory, memory.length, run, think), signs_after(world, memory, memory.length)
+    assert torch.allclose(made.clues, looked_up.clues, atol=1e-5)
+    assert torch.allclose(made.first.energy, looked_up.first.energy, atol=1e-4)
+    assert made.clues.std() > 1e-5
 
 
 @pytest.mark.parametrize("modality", MODALITIES)

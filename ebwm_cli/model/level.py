@@ -158,7 +158,8 @@ class Level(nn.Module):
     ) -> None:
         """`errors`: ideal energies of predictions, those under `floor` (> 0) hardly told apart; `ended`: facts (N', 2)
         of first moves, and the energies (N',) that descents ended at; `true` and `false`: energies of true next states
-        and of as many kinds of false ones as are given; `contexts`: clues (N", C) as they are, and in another order."""
+        and of as many kinds of false ones as are given; `contexts`: the last of the clues, averages among them, after
+        some contexts (N", ...) as they are, and in another order."""
         signs, ideal = errors.signs, errors.energy
         self.floor.fill_(floor)
         logs = self._logs(signs)
@@ -173,7 +174,7 @@ class Level(nn.Module):
         facts, energies = (each.cpu().double() for each in ended)
         self.zero.copy_(ridge(facts, energies, CLUE_PULL))
         averages = slice(len(self.usual) - self.odds.averages, None)
-        ordered, shuffled = (F.pad(each.cpu().double(), (MOVES, 0)) for each in contexts)
+        ordered, shuffled = (F.pad(each.cpu().double(), (len(self.usual) - each.shape[1], 0)) for each in contexts)
         self.odds.fit_order(self._standard(ordered)[:, averages], self._standard(shuffled)[:, averages])
         self.odds.fit(self._heights(true), [self._heights(kind) for kind in false if len(kind.energy)])
 

@@ -128,8 +128,13 @@ class StateSpace(Protocol):
         tell whether these come in an order that worlds have."""
         ...
 
+    def clues_tried(self, first: Tensor) -> Tensor:
+        """What candidates (B, P, D) tell of that after their first move, (B, P, `tried_count`)."""
+        ...
+
     clue_count: int
     average_count: int
+    tried_count: int
     numbers: int
     """How many numbers of a state its energy is summed over."""
     alike: float
@@ -161,6 +166,7 @@ class LatentSpace(nn.Module):
     alike = ALIKE
     average_count = 2 + len(LONGER)
     clue_count = 4 + average_count
+    tried_count = 0
     noise_shift = 1.0
     doubt_name = "size of the predicted move"
 
@@ -305,6 +311,10 @@ class LatentSpace(nn.Module):
         missed = F.pad(log(self.divergence(states[:, 1:], starts[:, :-1])), (1, 0), value=torch.nan)
         averages = [moved, *(over(count) - moved for count in LONGER), missed - moved]
         return torch.stack([before, moved, next_move, missed, *(so_far(each) for each in averages)], -1)
+
+    def clues_tried(self, first: Tensor) -> Tensor:
+        """None: (B, P, 0)."""
+        return first[..., :0]
 
     def copying(self) -> Reference:
         """Predicts the last state."""

@@ -47,6 +47,7 @@ class TokenSpace(nn.Module):
 
     in_nats = True
     clue_count = average_count = 0
+    tried_count = 1
     numbers = 1
     alike = 1.0  # nat
     doubt_name = "entropy of the prediction"
@@ -194,6 +195,10 @@ class TokenSpace(nn.Module):
     def clues(self, states: Tensor, starts: Tensor) -> Tensor:
         """None: (B, T, 0)."""
         return starts[..., :0]
+
+    def clues_tried(self, first: Tensor) -> Tensor:
+        """Logarithms (B, P, 1) of their entropies: what is undecided is hard to foresee."""
+        return (self.doubt(first, first) + self.alike).log().unsqueeze(-1)
 
     def copying(self) -> None:
         """A token says nothing of being the next one too."""

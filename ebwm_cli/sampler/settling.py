@@ -66,7 +66,7 @@ def settle(
     whole = _Whole(start.clone(), torch.zeros(shape, device=start.device))
     energies: list[Tensor] = []
     sizes: list[Tensor] = []
-    path = [start]
+    path, first = [start], start
     used = torch.zeros(shape, dtype=torch.int64, device=start.device)
     looks, tries = torch.zeros_like(used), torch.zeros_like(used)
     known: Tensor | None = None  # total energies of where the last moves led
@@ -123,6 +123,8 @@ def settle(
         used += crowd.spread(torch.ones_like(moved[..., 0], dtype=used.dtype), torch.zeros_like(used))
         moving.candidate = moved
         whole.candidates = crowd.spread(moved, whole.candidates)
+        if not step:
+            first = whole.candidates
         if record:
             path.append(whole.candidates.clone())
     else:
@@ -141,6 +143,7 @@ def settle(
         path=torch.stack(path, 2) if record else None,
         looks=looks,
         tries=tries,
+        first=first,
     )
 
 

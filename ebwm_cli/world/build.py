@@ -73,7 +73,7 @@ def _ebt(model: EbtSection, spec: StateSpec) -> EnergyWorld:
         compatibility=model.compatibility,
         turned=turns(model),
         squares=model.head == "squares",
-        clues=(space.clue_count, space.average_count) if model.energies.level else None,
+        clues=(space.tried_count + space.clue_count, space.average_count) if model.energies.level else None,
     )
     return EnergyWorld(network, build_space(model, spec, start=model.start, rule=model.tokens.rule), model, spec)
 

@@ -27,7 +27,6 @@ def signs_after(
     off a `run` that thought so, if its first samples made them, or made now."""
     start = world.own_start(memory, count)
     said = memory.kept.hidden[:, -count:].to(world.network.head.weight.dtype)
-    clues = clues_after(world, memory)[:, -count:]
     cooling = 0.0
     if run is not None and think is not None and first_moves_are_made(world.model, think):
         cooling = think.cooling
@@ -44,7 +43,10 @@ def signs_after(
         )
     sizes = torch.stack([run.moves[:, :count, step] / cooled(cooling, step) for step in range(MOVES)], -1)
     first = FirstMoves(run.energies[:, :count, 1], sizes.square() * (start.shape[-1] / 2))
-    return Signs(said, clues, first)
+    assert run.first is not None
+    tried = world.space.clues_tried(run.first[:, :count])
+    clues = clues_after(world, memory)[:, -count:]
+    return Signs(said, torch.cat([tried, clues.to(tried)], -1), first)
 
 
 def clues_after(world: EnergyWorld, memory: Memory) -> Tensor:
