@@ -230,6 +230,9 @@ def test_clues_of_latents_are_motions_and_how_wrong_the_last_beginning_was():
     assert torch.allclose(found[:, -1, -1], (missed / moved).log().mean(1).exp())
     assert found[:, 0, [0, 1, 3, 4, 5, -1]].isnan().all()
     assert found[:, 1, [0, 5]].isnan().all()
+    for few in (1, 2, 3):  # later states change nothing
+        fewer = LatentSpace(8, 8).clues(states[:, :few], starts[:, :few]).exp()
+        assert torch.allclose(fewer, found[:, :few], equal_nan=True)
 
 
 def test_averages_of_latents_tell_motion_that_goes_on_from_one_that_jumps_about():

@@ -304,7 +304,8 @@ class LatentSpace(nn.Module):
             return (distance + self.numbers * self.alike).log()
 
         def over(count: int) -> Tensor:  # (B, T), nan where the state so long before is not known
-            return F.pad(log(self.divergence(states[:, count:], states[:, :-count])), (count, 0), value=torch.nan)
+            known = log(self.divergence(states[:, count:], states[:, :-count]))
+            return F.pad(known, (count, 0), value=torch.nan)[:, : states.shape[1]]
 
         moved, next_move = over(1), log(self.divergence(starts, states))
         before = F.pad(moved[:, :-1], (1, 0), value=torch.nan)
