@@ -35,7 +35,7 @@ MOVES = 2
 HIDDEN_PULL, CLUE_PULL = 0.3, 0.01
 """Pulls to 0 of coefficients of standardised features, for features' variance 1: what the trunk says is many numbers,
 whose chance agreements with errors would be believed; clues are few."""
-SAY = 0.05
+SAY = 0.1
 """How much the density adds: more orders predictions better by their errors, less tells true from false states better
 over contexts of which some are hard (CHANGELOG, Tried)."""
 BEYOND = 3.0
