@@ -197,6 +197,6 @@ class Level(nn.Module):
         return ((logs - self.usual.to(logs)) / self.spread.to(logs)).clamp(-BEYOND, BEYOND).nan_to_num(0.0)
 
     def _logs(self, signs: Signs) -> Tensor:
-        """Logarithms (..., MOVES + C) of lengths, and clues, which are some."""
+        """Logarithms (..., MOVES + C) of lengths, beside clues, which are logarithms already."""
         lengths = signs.first.lengths
         return torch.cat([(lengths + self.floor.to(lengths)).log(), signs.clues.to(lengths)], -1)

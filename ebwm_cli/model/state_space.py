@@ -129,7 +129,7 @@ class StateSpace(Protocol):
         ...
 
     def clues_tried(self, first: Tensor) -> Tensor:
-        """What candidates (B, P, D) tell of that after their first move, (B, P, `tried_count`)."""
+        """Such numbers (B, P, `tried_count`) as candidates (B, P, D) tell after their first move."""
         ...
 
     clue_count: int
