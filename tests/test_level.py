@@ -213,9 +213,13 @@ def test_a_level_that_was_not_fitted_changes_no_energy():
     assert torch.equal(after(Level(5, 2, 1), clues, moved)(energies), energies)
 
 
+def clues_of(states, starts):
+    return LatentSpace(8, 8).clues(states, lambda: starts)
+
+
 def test_clues_of_latents_are_motions_and_how_wrong_the_last_beginning_was():
     states, starts = torch.randn(2, 2, 5, 8, generator=rng())
-    found = LatentSpace(8, 8).clues(states, starts).exp()
+    found = clues_of(states, starts).exp()
     assert found.shape == (2, 5, LatentSpace.clue_count)
 
     def lengths(motion):
@@ -231,7 +235,7 @@ def test_clues_of_latents_are_motions_and_how_wrong_the_last_beginning_was():
     assert found[:, 0, [0, 1, 3, 4, 5, -1]].isnan().all()
     assert found[:, 1, [0, 5]].isnan().all()
     for few in (1, 2, 3):  # later states change nothing
-        fewer = LatentSpace(8, 8).clues(states[:, :few], starts[:, :few]).exp()
+        fewer = clues_of(states[:, :few], starts[:, :few]).exp()
         assert torch.allclose(fewer, found[:, :few], equal_nan=True)
 
 
@@ -239,11 +243,10 @@ def test_averages_of_latents_tell_motion_that_goes_on_from_one_that_jumps_about(
     """Twice as far in two steps, a number of its square; and no farther, where there is no direction."""
     on = torch.arange(60.0).expand(3, 60)[..., None] * torch.ones(8)
     about = on[:, torch.randperm(60, generator=rng())]
-    space = LatentSpace(8, 8)
-    one, other = (space.clues(each, each)[:, -1, 5 : 5 + len(LONGER)] for each in (on, about))
+    one, other = (clues_of(each, each)[:, -1, 5 : 5 + len(LONGER)] for each in (on, about))
     assert torch.allclose(one, 2 * torch.tensor(LONGER).float().log().expand(3, -1), atol=0.01)
     assert (other.abs() < 0.5).all()
-    still = space.clues(torch.zeros_like(on), torch.zeros_like(on))
+    still = clues_of(torch.zeros_like(on), torch.zeros_like(on))
     assert torch.equal(still[:, -1, 5:], torch.zeros(3, LatentSpace.average_count - 1))
 
 

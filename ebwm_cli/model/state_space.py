@@ -8,7 +8,7 @@ state space knows no network and no sampler; the sampler sees its `point`, `move
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import torch
@@ -122,8 +122,8 @@ class StateSpace(Protocol):
         """What the total energy (B, T') of a candidate would be if it said how wrong that is."""
         ...
 
-    def clues(self, states: Tensor, starts: Tensor) -> Tensor:
-        """Numbers (B, T, `clue_count`) that tell how wrong predictions may be that begin at `starts` (B, T, D) after
+    def clues(self, states: Tensor, starts: Callable[[], Tensor]) -> Tensor:
+        """Numbers (B, T, `clue_count`) that tell how wrong predictions may be that begin at `starts()` (B, T, D) after
         each of `states` (B, T, ...); nan where not known. The last `average_count` of them, of all states so far, also
         tell whether these come in an order that worlds have."""
         ...
@@ -294,7 +294,7 @@ class LatentSpace(nn.Module):
         """|y - x|^2 / 2, (B, T')."""
         return self.divergence(candidate, target)
 
-    def clues(self, states: Tensor, starts: Tensor) -> Tensor:
+    def clues(self, states: Tensor, starts: Callable[[], Tensor]) -> Tensor:
         """Logarithms (B, T, 9) of half the squared distances that the scene moved by, to the state before each and to
         that state, from it to where a prediction begins, and by which the last such beginning was wrong: what moves
         far, or now and then, is hard to foresee. And averages so far, of motions, of how much farther it is over
@@ -307,9 +307,10 @@ class LatentSpace(nn.Module):
             known = log(self.divergence(states[:, count:], states[:, :-count]))
             return F.pad(known, (count, 0), value=torch.nan)[:, : states.shape[1]]
 
-        moved, next_move = over(1), log(self.divergence(starts, states))
+        begun, moved = starts(), over(1)
+        next_move = log(self.divergence(begun, states))
         before = F.pad(moved[:, :-1], (1, 0), value=torch.nan)
-        missed = F.pad(log(self.divergence(states[:, 1:], starts[:, :-1])), (1, 0), value=torch.nan)
+        missed = F.pad(log(self.divergence(states[:, 1:], begun[:, :-1])), (1, 0), value=torch.nan)
         averages = [moved, *(over(count) - moved for count in LONGER), missed - moved]
         return torch.stack([before, moved, next_move, missed, *(so_far(each) for each in averages)], -1)
 

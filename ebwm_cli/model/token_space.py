@@ -192,9 +192,9 @@ class TokenSpace(nn.Module):
         """The cross-entropy in nats, (B, T')."""
         return cross_entropy(candidate, target)
 
-    def clues(self, states: Tensor, starts: Tensor) -> Tensor:
+    def clues(self, states: Tensor, starts: Callable[[], Tensor]) -> Tensor:
         """None: (B, T, 0)."""
-        return starts[..., :0]
+        return self.observed_table.new_zeros(*states.shape, 0)
 
     def clues_tried(self, first: Tensor) -> Tensor:
         """Logarithms (B, P, 1) of their entropies: what is undecided is hard to foresee."""

@@ -80,7 +80,7 @@ class Trajectory:
     path: Tensor | None  # (B, T', K+1, D) candidates, where recorded
     looks: Tensor  # (B, T') int64 energies that were computed and differentiated
     tries: Tensor  # (B, T') int64 energies that were only computed
-    first: Tensor | None = None  # (B, T', D) after the first move, where moves are downhill
+    first: Tensor | None = None  # (B, T', D) after the first move downhill; None unless measured
 
 
 def landscape_at(energy_fn: Landscapes, step: int) -> EnergyFn:
@@ -194,7 +194,7 @@ def descend(
     """
     origin = start if origin is None else origin
     current, pull = start, 0.0 if start is origin else anchor  # nothing is pulled to where it is
-    first = start
+    first: Tensor | None = None
     energies: list[Tensor] = []
     sizes: list[Tensor] = []
     path = [start.detach()]
@@ -223,10 +223,9 @@ def descend(
                 moved = moved + noise * eps.to(moved)  # ... + sigma * eps
         del gradient
         current, pull = moved, anchor
-        if step == first_step:
-            first = current.detach()
         if size is not None:
             sizes.append(size)
+            first = current.detach() if first is None else first
         if record:
             path.append(current.detach())
         if on_move:

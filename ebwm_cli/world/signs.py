@@ -50,7 +50,5 @@ def signs_after(
 
 
 def clues_after(world: EnergyWorld, memory: Memory) -> Tensor:
-    """Of the state space (B, T, C), after each state; of none, where nothing has to be known for that (B, T, 0)."""
-    if not world.space.clue_count:
-        return memory.kept.hidden[..., :0]
-    return world.space.clues(memory.states, world.own_start(memory, memory.length))
+    """Of the state space (B, T, C), after each state."""
+    return world.space.clues(memory.states, lambda: world.own_start(memory, memory.length))

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from ebwm_cli.data.loader import Loader
 from ebwm_cli.data.store import open_set
 from ebwm_cli.model.ebt import EnergyTransformer
-from ebwm_cli.model.state_space import STILL, differ, gaussian
+from ebwm_cli.model.state_space import STILL, LatentSpace, differ
 from ebwm_cli.recipe.load import load_recipe
 from ebwm_cli.recipe.model import EbtSection
 from ebwm_cli.run.statistics import auroc
@@ -43,6 +43,7 @@ class Teller(nn.Module):
         for layer in (self.observed_in, self.candidate_in):
             nn.init.normal_(layer.bias, std=STILL)
         self.scales = model.appearance, model.motion
+        self.space = LatentSpace(state_dim, model.width, candidates=False).requires_grad_(False)
 
     def forward(self, context: Tensor, candidates: list[Tensor]) -> list[Tensor]:
         """Log-odds (B, C) that candidates (B, C, D) after `context` (B, C, D) are false."""
@@ -68,7 +69,7 @@ def odds(teller: Teller, states: Tensor, false: str, rng: torch.Generator) -> tu
     elif false == "other":
         candidate = truth.roll(len(truth) // 2, 0)
     else:
-        candidate = truth + MISSED_BY * gaussian(truth.shape, rng, truth)
+        candidate = teller.space.near_miss(truth, rng, MISSED_BY)
     right, wrong = teller(context, [truth, candidate])
     where = differ(truth, candidate)
     return right[where], wrong[where]
