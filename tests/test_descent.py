@@ -35,6 +35,14 @@ def test_descent_on_a_quadratic_is_geometric():
     assert (run.steps_used == steps).all()
 
 
+@pytest.mark.parametrize("count", [1, 3, 7])
+def test_candidates_are_kept_after_as_many_moves_as_asked_for(count):
+    options = {"steps": 7, "step_size": 0.5, "record": True}
+    run = descend(quadratic(0.8, BOTTOM), START, keep_after=count, **options)
+    assert torch.equal(run.kept, run.path[:, :, count])
+    assert descend(quadratic(0.8, BOTTOM), START, **options).kept is None
+
+
 def test_the_anchor_gives_descent_a_fixed_point_and_total_energies_fall():
     """Fixed point of y <- y - alpha c (y - b) - lambda (y - y0): (alpha c b + lambda y0) / (alpha c + lambda)."""
     curvature, alpha, pull = 0.4, 1.0, 0.5

@@ -14,7 +14,7 @@ from training import levelled as with_level
 
 from ebwm_cli.data.loader import Loader
 from ebwm_cli.data.store import open_set
-from ebwm_cli.model.level import MOVES, SAY, FirstMoves, Level, Measure, Seen, Signs
+from ebwm_cli.model.level import CLOSE, MOVES, SAY, FirstMoves, Level, Measure, Seen, Signs
 from ebwm_cli.model.odds import BLUNTEST
 from ebwm_cli.model.state_space import LONGER, LatentSpace, differ
 from ebwm_cli.model.token_space import TokenSpace
@@ -38,7 +38,7 @@ def pairs_of(states: torch.Tensor):
 
 def fitted(modality: str, batch: int = 64):
     world, states = levelled(modality), windows(modality, batch=batch)
-    assert fit_level(world, pairs_of(states), states.split(16), states.split(16), THINK, rng())
+    assert fit_level(world, pairs_of(states), states.split(16), THINK, rng())
     return world, states
 
 
@@ -47,7 +47,8 @@ ZERO = HIDDEN @ torch.tensor([0.3, 0.0, -0.1, 0.0, 0.2]) - 40
 UNIT = (HIDDEN @ torch.tensor([0.0, 0.7, 0.0, -0.3, 0.0]) + 1).exp()
 NOTHING = torch.zeros(2000)
 NO_CLUES = torch.empty(2000, 0)
-STILL = FirstMoves(NOTHING, torch.zeros(2000, MOVES))
+STILL = FirstMoves(ZERO[:, None].expand(2000, MOVES), torch.zeros(2000, MOVES))
+"""First moves that went nowhere: the bottom was there."""
 
 
 def level_of(error, ended=ZERO, clues=NO_CLUES, first=STILL, floor=0.01, true=None, false=None):
@@ -58,7 +59,7 @@ def level_of(error, ended=ZERO, clues=NO_CLUES, first=STILL, floor=0.01, true=No
         true, false = (ended + error * low * torch.rand(2000, generator=rng(9)).mul(2).exp2() for low in (0.5, 2))
     kinds = false if isinstance(false, list) else [false]
     seen = [Seen.joined([Seen(signs, each)]) for each in (error, true, *kinds)]
-    level.fit(seen[0], (first.facts, ended), seen[1], seen[2:], (clues, clues), floor)
+    level.fit(seen[0], ended, seen[1], seen[2:], (clues, clues), floor)
     return level
 
 
@@ -68,10 +69,11 @@ def after(level, clues=NO_CLUES, first=STILL, hidden=HIDDEN):
 
 def test_a_level_finds_zero_and_unit_where_they_are_what_it_can_say():
     """Errors log-linear in what the trunk says, in how far first moves go and in what the state space tells; descents
-    that end at what is linear in the energy after a first move and in the length of a second."""
-    first = FirstMoves(2 * torch.randn(2000, generator=rng(1)) - 40, torch.randn(2000, MOVES, generator=rng(2)).exp())
+    that end at what is linear in the energies after first moves and in the length of the second."""
+    energies = 2 * torch.randn(2000, MOVES, generator=rng(1)) - 40
+    first = FirstMoves(energies, torch.randn(2000, MOVES, generator=rng(2)).exp())
     clues = torch.randn(2000, 1, generator=rng(3))
-    ended = 0.8 * first.energy - first.lengths[:, 1]
+    ended = 0.3 * energies[:, 0] + 0.5 * energies[:, 1] - first.lengths[:, 1]
     error = UNIT * first.lengths[:, 0] * (clues[:, 0] / 2).exp()
     level = level_of(error, ended, clues, first, floor=1e-3)
     measure = after(level, clues, first)
@@ -151,11 +153,45 @@ def test_every_kind_of_false_state_counts_the_same():
     level, signs = Level(5, 0, 0), Signs(HIDDEN, NO_CLUES, STILL)
     many = [Seen.joined([Seen(signs, far)] * 5), Seen.joined([Seen(signs, near)])]
     error, truth = (Seen.joined([Seen(signs, each)]) for each in (UNIT, true))
-    level.fit(error, (STILL.facts, ZERO), truth, many, (NO_CLUES, NO_CLUES), 0.01)
+    level.fit(error, ZERO, truth, many, (NO_CLUES, NO_CLUES), 0.01)
     assert torch.allclose(after(level).threshold, twice.threshold, atol=1e-3)
     none = Seen.joined([Seen(signs.at(torch.zeros(2000, dtype=torch.bool)), torch.empty(0))])
-    level.fit(error, (STILL.facts, ZERO), truth, [*many, none], (NO_CLUES, NO_CLUES), 0.01)
+    level.fit(error, ZERO, truth, [*many, none], (NO_CLUES, NO_CLUES), 0.01)
     assert torch.allclose(after(level).threshold, twice.threshold, atol=1e-3)
+
+
+def test_where_units_are_small_a_bottom_is_known_as_well_as_where_they_are_large():
+    """It is linear in one energy or in the other: what can't be met in both places is met in units."""
+    large = torch.arange(2000) % 2 == 0
+    energies = torch.randn(2000, MOVES, generator=rng(1)) * torch.where(large, 10.0, 0.1)[:, None]
+    ended = energies[:, 1] + torch.where(large, 0.5, 0.0) * energies[:, 0]
+    clues = torch.where(large, 1.0, -1.0)[:, None]
+    first = FirstMoves(energies, torch.zeros(2000, MOVES))
+    measure = after(level_of(torch.where(large, 10.0, 0.1), ended, clues, first), clues, first)
+    missed = (measure.zero - ended).abs() / measure.unit
+    assert missed[~large].median() < 0.25
+    assert missed[large].median() < 0.25
+
+
+def test_predictions_are_ordered_by_the_density_alone():
+    """Even where true states are hardly told from false ones: at the bottom, none is false."""
+    known = torch.rand(2000, generator=rng(4)) * 4
+    clues, heights = known[:, None], torch.rand(2, 2000, generator=rng(5)).mul(2).exp2()
+    true, false = ZERO + UNIT * heights[0], ZERO + UNIT * heights[1] * (1 + known)
+    level = level_of(UNIT, clues=clues, true=true, false=false)
+    measure = after(level, clues)
+    assert float(level.close) == pytest.approx(2 * CLOSE)
+    bottom = measure((ZERO + 0.002 * UNIT * torch.randn(2000, generator=rng(6)))[:, None])[:, 0]
+    assert spearman(bottom.numpy(), UNIT.numpy()) > 0.99
+
+
+def test_how_well_a_bottom_is_known_is_what_descents_miss_it_by_and_true_states_fall_below_it():
+    noise = torch.rand(2000, generator=rng(4))
+    first = FirstMoves(STILL.energies + (noise[:, None] - 0.5) * UNIT[:, None], STILL.lengths)
+    missed = level_of(UNIT, first=first)
+    assert 0.5 < float(missed.close) < 1.1  # twice what 95 of 100 miss it by
+    below = level_of(UNIT, true=ZERO + UNIT * (noise - 0.5), false=ZERO + 2 * UNIT)
+    assert float(below.close) == pytest.approx(2 * 0.45, abs=0.05)
 
 
 def test_energies_below_the_zero_and_far_above_have_an_order_and_no_nan():
@@ -208,7 +244,7 @@ def test_errors_that_are_all_nothing_have_the_floor_as_unit():
 
 def test_a_level_that_was_not_fitted_changes_no_energy():
     energies = torch.randn(2000, 3, generator=rng())
-    moved = FirstMoves(torch.randn(2000), torch.randn(2000, MOVES).square())
+    moved = FirstMoves(torch.randn(2000, MOVES), torch.randn(2000, MOVES).square())
     clues = torch.randn(2000, 2)
     assert torch.equal(after(Level(5, 2, 1), clues, moved)(energies), energies)
 
@@ -250,21 +286,22 @@ def test_averages_of_latents_tell_motion_that_goes_on_from_one_that_jumps_about(
     assert torch.equal(still[:, -1, 5:], torch.zeros(3, LatentSpace.average_count - 1))
 
 
-def test_tokens_tell_how_undecided_a_first_move_leaves():
-    first = torch.tensor([[[0.0, 0.0, 0.0, 0.0], [80.0, 0.0, 0.0, 0.0]]])
-    found = TokenSpace(4, 8).clues_tried(first)
+def test_tokens_tell_how_undecided_first_moves_leave():
+    tried = torch.tensor([[[0.0, 0.0, 0.0, 0.0], [80.0, 0.0, 0.0, 0.0]]])
+    found = TokenSpace(4, 8).clues_tried(tried)
     assert torch.allclose(found.exp().squeeze(-1), TokenSpace.alike + torch.tensor([[math.log(4.0), 0.0]]), atol=1e-5)
 
 
 @pytest.mark.parametrize("options", [{}, {"stop": "energy", "tolerance": 0.3, "patience": MOVES}, {"samples": 3}])
 def test_first_moves_are_those_a_descent_made(options):
-    """Whole ones, whatever came after; those of the first sample."""
+    """Whatever came after; those of the first sample."""
     world, states = levelled("text"), windows("text")
     memory, think = world.observe(states[:, :-1]), ThinkSection(steps=3, cooling=1.0, **options)
     run, _ = world.descended(memory, think, rng())
-    made, looked_up = signs_after(world, memory, memory.length, run, think), signs_after(world, memory, memory.length)
+    made, looked_up = (signs_after(world, memory, memory.length, think.cooling, each) for each in (run, None))
     assert torch.allclose(made.clues, looked_up.clues, atol=1e-5)
-    assert torch.allclose(made.first.energy, looked_up.first.energy, atol=1e-4)
+    assert torch.allclose(made.first.energies, looked_up.first.energies, atol=1e-4)
+    assert torch.allclose(made.first.lengths, looked_up.first.lengths, atol=1e-5)
     assert made.clues.std() > 1e-5
 
 
@@ -283,9 +320,9 @@ def test_a_level_is_fitted_to_true_next_states_and_four_kinds_of_false_ones(moda
     states[0, 3] = states[0, 2]  # two steps ahead the same comes again
     states[16, 1:] = states[0, 1:]  # in the other window, too
     fits = []
-    monkeypatch.setattr(Level, "fit", lambda self, *given, floor: fits.append(given))
-    assert fit_level(world, pairs_of(states), states.split(16), states.split(16), THINK, rng())
-    ((errors, (facts, ended), true, false, (ordered, shuffled)),) = fits
+    monkeypatch.setattr(Level, "fit", lambda self, *given, **_: fits.append(given))
+    assert fit_level(world, pairs_of(states), states.split(16), THINK, rng())
+    ((errors, ended, true, false, (ordered, shuffled)),) = fits
     context, truth, space = states[:, :-1], states[:, 1:], world.space
     memory, count = world.observe(context), truth.shape[:2].numel()
 
@@ -300,8 +337,7 @@ def test_a_level_is_fitted_to_true_next_states_and_four_kinds_of_false_ones(moda
     is_of(true, energies(space.certain(truth)), everywhere)
     run, _ = world.descended(memory, THINK, rng())
     is_of(errors, space.ideal_energy(run.final, truth), everywhere)
-    assert facts.shape == (count, 2)
-    assert ended.shape == (count,)
+    assert torch.allclose(ended, run.energies[..., -1].flatten(), atol=1e-5)
     other, ahead, near, order = false
     clues = clues_after(world, memory)
     known = ~clues.isnan().any(-1)
@@ -356,7 +392,7 @@ def test_a_level_moves_nothing(modality):
             assert one.bare_energies is None
             assert torch.allclose(measure(one.sample_energies), two.sample_energies, atol=1e-4)
             assert torch.equal(one.steps_used, two.steps_used)
-            # First moves may be shorter, or left out: then whole ones are looked up.
+            # First moves may be shorter, or left out: then those that energies are measured by are looked up.
             more = int(think.backtrack or think.stop == "energy")
             assert torch.equal(one.looks + MOVES * more, two.looks)
             assert torch.equal(one.tries + more, two.tries)
@@ -403,7 +439,7 @@ def test_training_neither_sees_nor_changes_it(modality):
 def test_fitting_again_finds_the_same_whatever_was_fitted_before():
     world, states = fitted("video")
     before = {name: tensor.clone() for name, tensor in world.network.level.state_dict().items()}
-    assert fit_level(world, pairs_of(states), states.split(16), states.split(16), THINK, rng())
+    assert fit_level(world, pairs_of(states), states.split(16), THINK, rng())
     for name, tensor in world.network.level.state_dict().items():
         assert torch.allclose(tensor, before[name], rtol=1e-3, atol=1e-4), name
 
@@ -412,7 +448,7 @@ def test_an_abandoned_fit_changes_nothing():
     world, states = levelled("video"), windows("video", batch=64)
     before = {name: tensor.clone() for name, tensor in world.network.level.state_dict().items()}
     asked = iter([False, False, True])
-    assert not fit_level(world, pairs_of(states), states.split(32), states.split(32), THINK, rng(), lambda: next(asked))
+    assert not fit_level(world, pairs_of(states), states.split(32), THINK, rng(), lambda: next(asked))
     assert all(torch.equal(tensor, before[name]) for name, tensor in world.network.level.state_dict().items())
 
 

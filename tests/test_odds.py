@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from kinds import rng
 
-from ebwm_cli.model.odds import Odds, log_height, with_products
+from ebwm_cli.model.odds import Odds, with_products
 
 WIDTH, CLUES, AVERAGES, COUNT = 3, 4, 2, 4000
 
@@ -16,7 +16,8 @@ def contexts(seed: int) -> torch.Tensor:
 
 
 def heights(least: float, most: float, seed: int) -> torch.Tensor:
-    return least * (most / least) ** torch.rand(COUNT, generator=rng(seed)).double()
+    """Their logarithms."""
+    return (least * (most / least) ** torch.rand(COUNT, generator=rng(seed)).double()).log()
 
 
 def shuffled(seed: int) -> torch.Tensor:
@@ -32,15 +33,17 @@ def fitted(*further: tuple[torch.Tensor, torch.Tensor], order: bool = True) -> O
     return odds
 
 
-def chance(odds: Odds, height: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+def chance(odds: Odds, log_height: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """That a candidate is true."""
     sharpness, threshold = odds(x)
-    return (threshold - sharpness * log_height(height)).sigmoid()
+    return (threshold - sharpness * log_height).sigmoid()
 
 
 def test_what_lies_high_is_false():
     odds, x = fitted(), contexts(5)
-    chances = [chance(odds, torch.full((COUNT,), height).double(), x).median() for height in (0.2, 1.0, 2.0, 4.0, 20.0)]
+    chances = [
+        chance(odds, torch.full((COUNT,), height).log().double(), x).median() for height in (0.2, 1.0, 2.0, 4.0, 20.0)
+    ]
     assert chances == sorted(chances, reverse=True)
     assert chances[1] > 0.9 > 0.1 > chances[3]
     assert 0.3 < chances[2] < 0.7

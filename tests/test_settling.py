@@ -92,12 +92,12 @@ def test_stopping_ends_at_once_where_energy_rises():
 
 
 def test_without_stopping_it_is_descent():
-    options = {"steps": 5, "step_size": 0.7, "anchor": 0.3, "gradient_clamp": 0.5}
+    options = {"steps": 5, "step_size": 0.7, "anchor": 0.3, "gradient_clamp": 0.5, "keep_after": 2}
     mine, plain = (
         settle(quadratic(1.0, BOTTOM), START, record=True, **options),
         descend(quadratic(1.0, BOTTOM), START, record=True, **options),
     )
-    for name in ("final", "energies", "moves", "steps_used", "path", "looks", "tries"):
+    for name in ("final", "energies", "moves", "steps_used", "path", "looks", "tries", "kept"):
         assert torch.equal(getattr(mine, name), getattr(plain, name)), name
 
 

@@ -23,6 +23,15 @@ def test_ridge_finds_what_is_linear_and_shrinks_what_is_not_pulled_to_zero():
     assert torch.allclose(some[:-1], weight * torch.tensor([0.5, 1.0, 1.0, 0.5]), atol=0.1)
 
 
+def test_what_counts_more_in_ridge_is_as_if_there_were_more_of_it():
+    features = torch.randn(60, 2, generator=rng(), dtype=torch.float64)
+    target = features[:, 0] + torch.randn(60, generator=rng(1), dtype=torch.float64)
+    times = torch.arange(60) % 3 + 1
+    found = ridge(features, target, 0.1, counts=times.double())
+    repeated = ridge(features.repeat_interleave(times, 0), target.repeat_interleave(times), 0.1)
+    assert torch.allclose(found, repeated, atol=1e-12)
+
+
 def test_a_feature_that_never_changes_is_no_trouble():
     features = torch.cat([torch.randn(50, 2, generator=rng()), torch.ones(50, 1)], 1).double()
     assert torch.isfinite(ridge(features, features[:, 0], 0.1)).all()

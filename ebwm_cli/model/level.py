@@ -5,12 +5,13 @@ level(E) = -ln P(true) + SAY * (h + ln(unit / typical unit)),     h = (E - zero)
 An energy leads downhill whatever a context adds to it or multiplies it by, so nothing in training makes energies after
 one context comparable with those after another. `zero` is the energy at which a descent will end, read from its first
 moves; `unit` the energy that its prediction's error will be, read from what the trunk says of the context and from a
-few clues: how far those moves go, and what the state space tells without a network. So h says how many expected errors
-a candidate lies above the prediction: with the ln, a Gaussian's of its variance, minus the log of a density, up to
-factors, approximated at its mode (Laplace). It orders predictions by how wrong they will be.
+few clues: how far those moves go, and what the state space tells, mostly without a network. So h says how many expected
+errors a candidate lies above the prediction: with the ln, a Gaussian's of its variance, minus the log of a density, up
+to factors, approximated at its mode (Laplace). It orders predictions by how wrong they will be.
 
 Whether a candidate is the true next state is another question, which a logistic regression answers (`model/odds.py`).
-A level rises with E.
+A level rises with E. At the bottom a candidate is hardly false, so that there the density alone is left: therefore
+`zero` must be known to much less than a unit where units are small, too.
 
 All is solved from predictions that were made; nothing is learned with the weights. Knows no world and no candidate.
 """
@@ -27,17 +28,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ebwm_cli.model.odds import Odds, log_height
+from ebwm_cli.model.odds import Odds
 from ebwm_cli.model.solving import read, ridge
 
 MOVES = 2
 """How many first moves are looked at: where the second goes far, the first has not come to the bottom."""
-HIDDEN_PULL, CLUE_PULL = 0.3, 0.01
+HIDDEN_PULL, CLUE_PULL, ZERO_PULL = 0.3, 0.01, 1e-4
 """Pulls to 0 of coefficients of standardised features, for features' variance 1: what the trunk says is many numbers,
-whose chance agreements with errors would be believed; clues are few."""
-SAY = 0.1
+whose chance agreements with errors would be believed; clues are few; where a descent ends hardly depends on chance."""
+SAY = 0.03
 """How much the density adds: more orders predictions better by their errors, less tells true from false states better
 over contexts of which some are hard (CHANGELOG, Tried)."""
+CLOSE, TIMES, MOST = 0.005, 2.0, 0.95
+"""How well zero is known: to CLOSE units, or TIMES what MOST descents miss it by, and MOST true states lie below it."""
 BEYOND = 3.0
 """Clues farther than so many standard deviations from what is usual are taken for as far."""
 
@@ -50,15 +53,17 @@ class Measure:
     unit: Tensor
     said: Tensor
     """ln(unit / typical unit)."""
+    close: Tensor
+    """To how many units zero is known."""
     sharpness: Tensor
     threshold: Tensor
     """In odds at h = 1."""
 
     def __call__(self, energy: Tensor) -> Tensor:
         """Energies (..., K) of K candidates after each of those states, measured so."""
-        zero, unit, said, sharpness, threshold = (each.unsqueeze(-1) for each in vars(self).values())
+        zero, unit, said, close, sharpness, threshold = (each.unsqueeze(-1) for each in vars(self).values())
         height = (energy - zero) / unit
-        odds = sharpness * log_height(height) - threshold
+        odds = sharpness * log_height(height, close) - threshold
         return torch.where(sharpness > 0, F.softplus(odds) + SAY * (height + said), energy)
 
     def repeated(self, times: int) -> Measure:
@@ -68,17 +73,17 @@ class Measure:
 
 @dataclass(frozen=True)
 class FirstMoves:
-    """Two whole moves from the start that the state space has after some states (...)."""
+    """Those from the start that the state space has after some states (...)."""
 
-    energy: Tensor
-    """Total, between them, (...)."""
+    energies: Tensor
+    """Total, after each, (..., MOVES)."""
     lengths: Tensor
     """Half of their squares, (..., MOVES)."""
 
     @property
     def facts(self) -> Tensor:
-        """What tells where a descent will end, (..., 2): an energy, and the square of its slope there."""
-        return torch.stack([self.energy, self.lengths[..., -1]], -1)
+        """What tells where a descent will end, (..., MOVES + 1): energies, and the square of the slope between."""
+        return torch.cat([self.energies, self.lengths[..., -1:]], -1)
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ class Signs:
 
     def at(self, where: Tensor) -> Signs:
         """After those states (N,) at which `where` (...) holds."""
-        first = FirstMoves(self.first.energy[where], self.first.lengths[where])
+        first = FirstMoves(self.first.energies[where], self.first.lengths[where])
         return Signs(self.hidden[where], self.clues[where], first)
 
 
@@ -112,7 +117,7 @@ class Seen:
             return torch.cat([each.cpu().double() for each in tensors])
 
         signs = [part.signs for part in parts]
-        first = FirstMoves(join([each.first.energy for each in signs]), join([each.first.lengths for each in signs]))
+        first = FirstMoves(join([each.first.energies for each in signs]), join([each.first.lengths for each in signs]))
         hidden, clues = join([each.hidden for each in signs]), join([each.clues for each in signs])
         return Seen(Signs(hidden, clues, first), join([part.energy for part in parts]))
 
@@ -127,41 +132,52 @@ class Level(nn.Module):
     bounds: Tensor
     typical: Tensor
     floor: Tensor
+    close: Tensor
+    cooling: Tensor
 
     def __init__(self, width: int, clues: int, averages: int) -> None:
         """`clues`: how many, beside the lengths of the first moves; the last `averages` are of all states so far."""
         super().__init__()
         clues += MOVES
-        self.register_buffer("zero", torch.zeros(2 + 1))
+        self.register_buffer("zero", torch.zeros(MOVES + 1 + 1))
         self.register_buffer("unit", torch.zeros(width + clues + 1))  # of its logarithm
         self.register_buffer("usual", torch.zeros(clues))  # logarithms of clues: mean, and what stands for unknown ones
         self.register_buffer("spread", torch.ones(clues))
         self.register_buffer("bounds", torch.zeros(2))  # of what was seen: nothing is foretold beyond
         self.register_buffer("typical", torch.zeros(()))
         self.register_buffer("floor", torch.ones(()))
+        self.register_buffer("close", torch.ones(()))
+        self.register_buffer("cooling", torch.zeros(()))  # of the first moves
         self.odds = Odds(width, clues, averages)
 
     def forward(self, signs: Signs) -> Measure:
         """What energies are measured in where there are those `signs`."""
         zero, log_unit, x = self._foretold(signs)
-        return Measure(zero, log_unit.exp(), log_unit - self.typical, *self.odds(x))
+        close = self.close.to(zero).expand_as(zero)
+        return Measure(zero, log_unit.exp(), log_unit - self.typical, close, *self.odds(x))
+
+    def cools_by(self, cooling: float) -> bool:
+        """Whether that shortened the moves it was fitted to."""
+        return math.isclose(cooling, float(self.cooling), rel_tol=1e-6)
 
     @torch.no_grad()
     def fit(
         self,
         errors: Seen,
-        ended: tuple[Tensor, Tensor],
+        ended: Tensor,
         true: Seen,
         false: Sequence[Seen],
         contexts: tuple[Tensor, Tensor],
         floor: float,
+        cooling: float = 0.0,
     ) -> None:
-        """`errors`: ideal energies of predictions, those under `floor` (> 0) hardly told apart; `ended`: facts (N', 2)
-        of first moves, and the energies (N',) that descents ended at; `true` and `false`: energies of true next states
-        and of as many kinds of false ones as are given; `contexts`: the last of the clues, averages among them, after
-        some contexts (N", ...) as they are, and in another order."""
+        """`errors`: ideal energies of predictions, those under `floor` (> 0) hardly told apart; `ended`: the energies
+        (N,) that their descents ended at; `true` and `false`: energies of true next states and of as many kinds of
+        false ones as are given; `contexts`: the last of the clues, averages among them, after some contexts (N', ...)
+        as they are, and in another order; `cooling`: of the first moves."""
         signs, ideal = errors.signs, errors.energy
         self.floor.fill_(floor)
+        self.cooling.fill_(cooling)
         logs = self._logs(signs)
         self.usual.copy_(logs.nanmean(0).nan_to_num())
         self.spread.copy_((logs - self.usual.to(logs)).square().nanmean(0).sqrt().nan_to_num(1.0).clamp_min(1e-6))
@@ -171,17 +187,24 @@ class Level(nn.Module):
         self.unit.copy_(unit)
         self.bounds.copy_(torch.stack([foretold.min(), foretold.max()]))
         self.typical.copy_(foretold.mean())
-        facts, energies = (each.cpu().double() for each in ended)
-        self.zero.copy_(ridge(facts, energies, CLUE_PULL))
+        log_units, bottoms = self._foretold(signs)[1], ended.cpu().double()
+        self.zero.copy_(ridge(signs.first.facts, bottoms, ZERO_PULL, (-2 * log_units).exp()))  # its miss in units
+        missed, below = self._heights(Seen(signs, bottoms))[0].abs(), -self._heights(true)[0]
+        self.close.copy_(TIMES * torch.stack([missed.quantile(MOST), below.quantile(MOST)]).max().clamp_min(CLOSE))
         averages = slice(len(self.usual) - self.odds.averages, None)
         ordered, shuffled = (F.pad(each.cpu().double(), (len(self.usual) - each.shape[1], 0)) for each in contexts)
         self.odds.fit_order(self._standard(ordered)[:, averages], self._standard(shuffled)[:, averages])
-        self.odds.fit(self._heights(true), [self._heights(kind) for kind in false if len(kind.energy)])
+        self.odds.fit(self._log_heights(true), [self._log_heights(kind) for kind in false if len(kind.energy)])
 
     def _heights(self, seen: Seen) -> tuple[Tensor, Tensor]:
         """Of energies that were seen (N,), and what odds are read from there, (N, W + MOVES + C)."""
         zero, log_unit, x = self._foretold(seen.signs)
         return (seen.energy - zero) / log_unit.exp(), x
+
+    def _log_heights(self, seen: Seen) -> tuple[Tensor, Tensor]:
+        """The same as odds read it."""
+        height, x = self._heights(seen)
+        return log_height(height, self.close.to(height)), x
 
     def _foretold(self, signs: Signs) -> tuple[Tensor, Tensor, Tensor]:
         """Zero and ln unit (...), and what that is read from, (..., W + MOVES + C)."""
@@ -200,3 +223,10 @@ class Level(nn.Module):
         """Logarithms (..., MOVES + C) of lengths, beside clues, which are logarithms already."""
         lengths = signs.first.lengths
         return torch.cat([(lengths + self.floor.to(lengths)).log(), signs.clues.to(lengths)], -1)
+
+
+def log_height(height: Tensor, close: Tensor) -> Tensor:
+    """ln of heights above a zero that is known within `close`, so that those below have one too."""
+    scaled = height / close
+    small = scaled < -15.0  # there softplus is exp
+    return torch.where(small, scaled, F.softplus(scaled).log()) + close.log()

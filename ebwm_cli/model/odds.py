@@ -2,7 +2,7 @@
 
 odds = sharpness * (ln h - middle) - threshold,     P(true) = 1 / (1 + exp(odds))
 
-h is how high the candidate's energy lies, in units that compare (`model/level.py`). Where much moves, a false state
+ln h is how high the candidate's energy lies, in units that compare (`model/level.py`). Where much moves, a false state
 lies many units higher, where nothing does, hardly one: so sharpness and threshold are read from clues, their squares
 and their products, the threshold from what the trunk says, too. And where states came in an order that no world has,
 nothing follows from them: the threshold falls by `disorder`, the log-odds of that where they are above even, as another
@@ -15,7 +15,6 @@ Odds rise with h. All is solved at once; nothing is learned with the weights. Kn
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -31,8 +30,6 @@ ORDER_PULL = 0.01
 """The same of what disorder is read from."""
 CONSTANT_PULL = 1e-6
 """Of constants: next to none, so that there is one solution even if all is told apart."""
-CLOSE = 0.05
-"""Heights below this are hardly told from none."""
 BLUNTEST = 1.5
 """The least sharpness. A height is a square of a distance: far away, chances fall at least by its cube."""
 
@@ -69,16 +66,16 @@ class Odds(nn.Module):
         return torch.cat([x[..., : -self.clues], with_products(x[..., -self.clues :]), disorder.unsqueeze(-1)], -1)
 
     def fit(self, true: tuple[Tensor, Tensor], false: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """To heights (N,) and what all is read from (N, W + L), of true next states, and of kinds of false ones, each
+        """To ln h (N,) and what all is read from (N, W + L), of true next states, and of kinds of false ones, each
         counted as much as all others. `fit_order` comes first."""
         kinds = [true, *false]
         spread = true[1][:, : -self.clues].std(0, correction=0).clamp_min(1e-6)
-        middle, width, sharp = log_height(true[0]).mean(), len(spread), len(self.sharpness)
+        middle, width, sharp = true[0].mean(), len(spread), len(self.sharpness)
         rows, holds, weights = [], [], []
         for number, (height, x) in enumerate(kinds):
             telling = self._telling(x)
             telling[:, :width] /= spread
-            by_height = F.pad(telling[:, width:-1], (0, 1), value=1.0) * (log_height(height) - middle)[:, None]
+            by_height = F.pad(telling[:, width:-1], (0, 1), value=1.0) * (height - middle)[:, None]
             rows.append(torch.cat([by_height, -F.pad(telling, (0, 1), value=1.0)], -1))
             holds.append(torch.full_like(height, float(number > 0)))
             weights.append(torch.full_like(height, 1 / len(height) / (len(false) if number else 1)))
@@ -105,13 +102,6 @@ class Odds(nn.Module):
         pull = torch.full_like(rows[0], ORDER_PULL)
         pull[-1] = CONSTANT_PULL
         self.order.copy_(logistic(rows, holds, weight, pull))
-
-
-def log_height(height: Tensor) -> Tensor:
-    """ln of heights above a zero that is known to CLOSE, so that those below have one too."""
-    scaled = height / CLOSE
-    small = scaled < -15.0  # there softplus is exp
-    return torch.where(small, scaled, F.softplus(scaled).log()) + math.log(CLOSE)
 
 
 def with_products(features: Tensor) -> Tensor:

@@ -14,13 +14,17 @@ SETTLED = 1e-8
 """A loss that falls by less has."""
 
 
-def ridge(features: Tensor, target: Tensor, pull: float | list[float]) -> Tensor:
+def ridge(features: Tensor, target: Tensor, pull: float | list[float], counts: Tensor | None = None) -> Tensor:
     """Coefficients w of `features` (N, F), and the constant b, (F + 1,): those of the least mean square of
-    target - features . w - b, plus `pull`, one or one each, times squares of w, in units of the features' spread."""
-    mean, spread = features.mean(0), features.std(0, correction=0).clamp_min(1e-6)
-    x, middle = (features - mean) / spread, target.mean()
-    normal = x.T @ x / len(x) + torch.diag(torch.as_tensor(pull, dtype=x.dtype).expand(x.shape[1]))
-    weight = torch.linalg.solve(normal, x.T @ (target - middle) / len(x)) / spread
+    target - features . w - b, each counted as much as `counts` (N,) says, plus `pull`, one or one each, times squares
+    of w, in units of the features' spread."""
+    share = torch.ones_like(target) if counts is None else counts
+    share = share / share.sum()
+    mean = share @ features
+    spread = (share @ (features - mean).square()).sqrt().clamp_min(1e-6)
+    x, middle = (features - mean) / spread, share @ target
+    normal = x.T @ (share[:, None] * x) + torch.diag(torch.as_tensor(pull, dtype=x.dtype).expand(x.shape[1]))
+    weight = torch.linalg.solve(normal, x.T @ (share * (target - middle))) / spread
     return torch.cat([weight, (middle - mean @ weight)[None]])
 
 

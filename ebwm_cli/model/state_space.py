@@ -128,8 +128,8 @@ class StateSpace(Protocol):
         tell whether these come in an order that worlds have."""
         ...
 
-    def clues_tried(self, first: Tensor) -> Tensor:
-        """Such numbers (B, P, `tried_count`) as candidates (B, P, D) tell after their first move."""
+    def clues_tried(self, tried: Tensor) -> Tensor:
+        """Such numbers (B, P, `tried_count`) as candidates (B, P, D) tell after their first moves."""
         ...
 
     clue_count: int

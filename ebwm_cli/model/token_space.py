@@ -196,9 +196,9 @@ class TokenSpace(nn.Module):
         """None: (B, T, 0)."""
         return self.observed_table.new_zeros(*states.shape, 0)
 
-    def clues_tried(self, first: Tensor) -> Tensor:
+    def clues_tried(self, tried: Tensor) -> Tensor:
         """Logarithms (B, P, 1) of their entropies: what is undecided is hard to foresee."""
-        return (self.doubt(first, first) + self.alike).log().unsqueeze(-1)
+        return (self.doubt(tried, tried) + self.alike).log().unsqueeze(-1)
 
     def copying(self) -> None:
         """A token says nothing of being the next one too."""

@@ -17,7 +17,7 @@ from ebwm_cli.world.observing import ObservingWorld
 from ebwm_cli.world.update import step_generator
 
 LEVEL_PREDICTIONS = 4096
-"""Of training windows, that a level is fitted to, twice; more change it little."""
+"""Of training windows, that a level is fitted to; more change it little."""
 REORDERED = 1 << 14
 """States of training windows whose contexts are read in another order, too; by fewer, what is chance is believed."""
 ANCHOR_PREDICTIONS = 2048
@@ -38,12 +38,9 @@ def level_fitted(world: ObservingWorld, recipe: Recipe, loader: Loader, abandon:
         return True
     spec, device = world.spec, world.alpha.device
     count = -(-LEVEL_PREDICTIONS // spec.context)
-    batches = -(-count // recipe.train.batch_size)
-    mixed = torch.cat([loader.batch(step).states for step in range(batches)])[:count]
     at_once = windows_at_once(spec.context, 1, spec.state_dim)
     plain = torch.cat(list(loader.plain(count, at_once)))
     others = plain.roll(len(plain) // 2, 0)  # mostly of another clip or document
     pairs = zip(*(windows.to(device).split(at_once) for windows in (plain, others)), strict=True)
-    trained = (states.to(device) for states in mixed.split(at_once))
     reordered = (states.to(device) for states in loader.plain(REORDERED // spec.context, at_once))
-    return fit_level(world, pairs, trained, reordered, recipe.think, step_generator(recipe.seed, -2), abandon)
+    return fit_level(world, pairs, reordered, recipe.think, step_generator(recipe.seed, -2), abandon)

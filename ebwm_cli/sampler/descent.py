@@ -80,7 +80,7 @@ class Trajectory:
     path: Tensor | None  # (B, T', K+1, D) candidates, where recorded
     looks: Tensor  # (B, T') int64 energies that were computed and differentiated
     tries: Tensor  # (B, T') int64 energies that were only computed
-    first: Tensor | None = None  # (B, T', D) after the first move downhill; None unless measured
+    kept: Tensor | None = None  # (B, T', D) after as many moves as were asked for
 
 
 def landscape_at(energy_fn: Landscapes, step: int) -> EnergyFn:
@@ -176,6 +176,7 @@ def descend(
     rng: torch.Generator | None = None,
     gradient_clamp: float = 0.0,
     record: bool = False,
+    keep_after: int = 0,
     measure: bool = True,
     create_graph: bool = False,
     detach: bool = True,
@@ -187,6 +188,7 @@ def descend(
     `step_size` is alpha, a number or a scalar tensor (learned); `step_scale` (B, T', 1) lengthens or shortens whole
     moves per position, and `cooling` makes them ever shorter, the total energy staying the same. `origin` is what the
     anchor pulls to, by default the start; `first_step` counts the moves of an earlier descent that this one continues.
+    `keep_after`: of how many moves the candidates are `kept`, 0 for none.
     Without `measure` neither the energy after the last move nor the sizes of moves are computed.
     `create_graph` makes moves differentiable with respect to the energy's weights; `detach` cuts the graph between
     moves, without it gradients flow through the whole descent. `on_move` sees each move before the next is computed,
@@ -194,7 +196,7 @@ def descend(
     """
     origin = start if origin is None else origin
     current, pull = start, 0.0 if start is origin else anchor  # nothing is pulled to where it is
-    first: Tensor | None = None
+    kept: Tensor | None = None
     energies: list[Tensor] = []
     sizes: list[Tensor] = []
     path = [start.detach()]
@@ -225,9 +227,10 @@ def descend(
         current, pull = moved, anchor
         if size is not None:
             sizes.append(size)
-            first = current.detach() if first is None else first
         if record:
             path.append(current.detach())
+        if step + 1 == keep_after:
+            kept = current.detach()
         if on_move:
             on_move(Move(step, current, energies[-1], size))
     if measure:
@@ -246,5 +249,5 @@ def descend(
         path=torch.stack(path, 2) if record else None,
         looks=count,
         tries=torch.full_like(count, int(measure)),
-        first=first,
+        kept=kept,
     )

@@ -51,6 +51,7 @@ def settle(
     control: StepControl | None = None,
     narrow: Narrow | None = None,
     record: bool = False,
+    keep_after: int = 0,
     geometry: Geometry = EUCLIDEAN,
 ) -> Trajectory:
     """Move candidates downhill from `start` (B, T', D), `steps` times at most and each position until `stopping` says
@@ -66,7 +67,8 @@ def settle(
     whole = _Whole(start.clone(), torch.zeros(shape, device=start.device))
     energies: list[Tensor] = []
     sizes: list[Tensor] = []
-    path, first = [start], start
+    path = [start]
+    kept: Tensor | None = None
     used = torch.zeros(shape, dtype=torch.int64, device=start.device)
     looks, tries = torch.zeros_like(used), torch.zeros_like(used)
     known: Tensor | None = None  # total energies of where the last moves led
@@ -123,10 +125,10 @@ def settle(
         used += crowd.spread(torch.ones_like(moved[..., 0], dtype=used.dtype), torch.zeros_like(used))
         moving.candidate = moved
         whole.candidates = crowd.spread(moved, whole.candidates)
-        if not step:
-            first = whole.candidates
         if record:
             path.append(whole.candidates.clone())
+        if step + 1 == keep_after:
+            kept = whole.candidates
     else:
         if known is None:
             crowd.count(tries)
@@ -143,7 +145,7 @@ def settle(
         path=torch.stack(path, 2) if record else None,
         looks=looks,
         tries=tries,
-        first=first,
+        kept=kept,
     )
 
 

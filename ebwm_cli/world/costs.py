@@ -84,9 +84,9 @@ def trunk_flops(model: TrunkSection, new: int, visible: int) -> float:
 
 
 def first_moves_are_made(model: EbtSection, think: ThinkSection) -> bool:
-    """Whether every descent begins with the whole moves from the state space's own start that a level is read from,
-    but for cooling, which only shortens them: then they cost nothing more."""
-    plain = model.descent.step_control != "spectral" and model.tokens.rule != "replace" and model.start != "noise"
+    """Whether every descent begins with the moves from the state space's own start that a level is read from, if it is
+    cooled as they are: then they cost nothing more."""
+    plain = model.descent.step_control != "spectral" and model.start != "noise" and model.landscapes <= MOVES
     enough = think.steps >= MOVES and (think.stop == "fixed" or think.patience >= MOVES)
     return plain and enough and not think.backtrack
 

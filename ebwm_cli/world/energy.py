@@ -222,8 +222,9 @@ class EnergyWorld(ObservingWorld):
         bare = None
         if self.network.level is not None:
             bare = run.energies
-            run = replace(run, energies=self.measure(memory, count, run, think).repeated(samples)(bare))
-            if not first_moves_are_made(self.model, think):
+            made = first_moves_are_made(self.model, think) and self.network.level.cools_by(think.cooling)
+            run = replace(run, energies=self.measure(memory, count, run if made else None).repeated(samples)(bare))
+            if not made:
                 one = torch.zeros_like(run.looks)
                 one[:, :count] = 1
                 run = replace(run, looks=run.looks + MOVES * one, tries=run.tries + one)
@@ -248,12 +249,10 @@ class EnergyWorld(ObservingWorld):
             others += think.start_noise * gaussian(others.shape, rng, others)
         return self._run(think, memory, where, start, origin, rng, record), origin
 
-    def measure(
-        self, memory: Memory, count: int, run: Trajectory | None = None, think: ThinkSection | None = None
-    ) -> Measure:
-        """What energies after the last `count` states are measured in. A `run` that thought so spares first moves."""
+    def measure(self, memory: Memory, count: int, run: Trajectory | None = None) -> Measure:
+        """What energies after the last `count` states are measured in. A `run` that began so spares first moves."""
         assert self.network.level is not None
-        return self.network.level(signs_after(self, memory, count, run, think))
+        return self.network.level(signs_after(self, memory, count, float(self.network.level.cooling), run))
 
     def own_start(self, memory: Memory, count: int) -> Tensor:
         """The state space's own start (B, P, D) after the last `count` states, always the same one."""
@@ -282,6 +281,7 @@ class EnergyWorld(ObservingWorld):
             "cooling": think.cooling,
             "gradient_clamp": rules.gradient_clamp,
             "record": record,
+            "keep_after": MOVES if self.network.level is not None else 0,
             "geometry": self.space,
         }
         stopping, control = self._stopping(think), None
