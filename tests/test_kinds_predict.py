@@ -240,3 +240,15 @@ def test_a_judge_tells_candidates_apart(kind, modality):
     assert (judged != world.judge(truth.roll(1, 0), memory)).any()
     assert torch.allclose(world.judge(truth[:, -2:], memory), judged[:, -2:], atol=1e-5)  # of the last positions
     assert world.hidden(truth[:, -2:], memory).shape == (3, 2, 16)
+
+
+@pytest.mark.parametrize("kind", ["ebt", "diffusion"])
+@pytest.mark.parametrize("positions", [1, CONTEXT])
+def test_many_candidates_are_judged_as_each(kind, positions, modality):
+    world, states = world_of(kind, modality), windows(modality)
+    memory = world.observe(states[:, :-1])
+    judged = world.judging(memory, positions)
+    for candidate in (states[:, 1:], states[:, :-1], states[:, 1:].roll(1, 0)):
+        given = world.space.certain(candidate)[:, -positions:]
+        assert torch.equal(judged(given), world.judge(given, memory))
+        assert torch.equal(judged(given, given), world.judge(given, memory, given))

@@ -420,6 +420,19 @@ def test_a_prediction_is_judged_as_it_was_predicted(modality):
         assert torch.allclose(world.judge(made.state, memory), made.energy, atol=1e-4), options
 
 
+def test_first_moves_are_looked_up_once_for_all_candidates_that_are_judged(monkeypatch):
+    world, states = fitted("video")
+    memory, truth = world.observe(states[:, :-1]), world.space.certain(states[:, 1:])
+    looked_up = []
+    monkeypatch.setattr("ebwm_cli.world.energy.signs_after", lambda *given: looked_up.append(0) or signs_after(*given))
+    judged = world.judging(memory, memory.length)
+    found = [judged(truth.roll(k, 0), start) for k in range(3) for start in (None, truth)]
+    assert looked_up == [0]
+    expected = [world.judge(truth.roll(k, 0), memory, start) for k in range(3) for start in (None, truth)]
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+    assert len(looked_up) == 7
+
+
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_training_neither_sees_nor_changes_it(modality):
     states = windows(modality)

@@ -314,9 +314,9 @@ class LatentSpace(nn.Module):
         averages = [moved, *(over(count) - moved for count in LONGER), missed - moved]
         return torch.stack([before, moved, next_move, missed, *(so_far(each) for each in averages)], -1)
 
-    def clues_tried(self, first: Tensor) -> Tensor:
+    def clues_tried(self, tried: Tensor) -> Tensor:
         """None: (B, P, 0)."""
-        return first[..., :0]
+        return tried[..., :0]
 
     def copying(self) -> Reference:
         """Predicts the last state."""

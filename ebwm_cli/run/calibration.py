@@ -141,27 +141,27 @@ class _Teller:
         world = self.loaded.world
         return world if isinstance(world, Judge) and world.score is not None else None
 
-    def bottom(self, prediction: Tensor, memory: Any) -> Tensor | None:
-        """The score (B, P) of the model's own `prediction` (B, P, D), where anything is judged."""
-        return None if self.judge is None else self.judge.judge(prediction, memory)
+    def after(self, memory: Any, prediction: Tensor, last: Tensor) -> Callable[[Tensor], dict[str, Tensor]]:
+        """What tells numbers (B, P) of candidates (B, P, D), where `prediction` (B, P, D) is the model's own after
+        `memory`, the last states of which are `last` (B, P, ...)."""
+        space = self.loaded.space
+        judged = None if self.judge is None else self.judge.judging(memory, prediction.shape[1])
+        bottom = None if judged is None else judged(prediction)
 
-    def __call__(
-        self, candidate: Tensor, memory: Any, prediction: Tensor, bottom: Tensor | None, last: Tensor
-    ) -> dict[str, Tensor]:
-        """Numbers (B, P) of candidates (B, P, D), where `prediction` (B, P, D) is the model's own after `memory`, the
-        last states of which are `last` (B, P, ...), and `bottom` its score."""
-        space, judge = self.loaded.space, self.judge
-        numbers = {}
-        if judge is not None and bottom is not None:
-            numbers[SCORE] = judge.judge(candidate, memory)
-            numbers[ABOVE] = numbers[SCORE] - bottom
-            numbers[BARE] = judge.judge(candidate, memory, candidate)
-        return numbers | {
-            PREDICTION: space.divergence(candidate, prediction),
-            DOUBT: space.doubt(prediction, last),
-            OWN_DOUBT: space.doubt(candidate, last),
-            REFERENCE: self.baseline.predictor.loss(last, space.commit(candidate)),
-        }
+        def numbers(candidate: Tensor) -> dict[str, Tensor]:
+            found = {}
+            if judged is not None and bottom is not None:
+                found[SCORE] = judged(candidate)
+                found[ABOVE] = found[SCORE] - bottom
+                found[BARE] = judged(candidate, candidate)
+            return found | {
+                PREDICTION: space.divergence(candidate, prediction),
+                DOUBT: space.doubt(prediction, last),
+                OWN_DOUBT: space.doubt(candidate, last),
+                REFERENCE: self.baseline.predictor.loss(last, space.commit(candidate)),
+            }
+
+        return numbers
 
 
 @torch.no_grad()
@@ -186,8 +186,7 @@ def _look(loaded: LoadedWorld, held_out: HeldOut, pairs: Pairs, baseline: Baseli
         )
         for column, row in zip(columns, rows, strict=True):
             column.append(row.cpu())
-        bottom = teller.bottom(prediction.state, memory)
-        tell = partial(teller, memory=memory, prediction=prediction.state, bottom=bottom, last=context)
+        tell = teller.after(memory, prediction.state, context)
         true = tell(space.certain(truth))
         for key, candidate, where in _candidates(space, states, others, partial(step_generator, seed, number)):
             told[key].add(tell(candidate), true, where, done)
@@ -218,8 +217,7 @@ def _tell_last(teller: _Teller, context: Tensor, truth: Tensor, rng: torch.Gener
     world = teller.loaded.world
     memory = world.observe(context)
     prediction = world.predict(memory, teller.loaded.recipe.think, rng, positions=1)
-    bottom = teller.bottom(prediction.state, memory)
-    return teller(teller.loaded.space.certain(truth[:, -1:]), memory, prediction.state, bottom, context[:, -1:])
+    return teller.after(memory, prediction.state, context[:, -1:])(teller.loaded.space.certain(truth[:, -1:]))
 
 
 def shuffled_orders(windows: int, context: int, seed: int, kept: int = 0) -> np.ndarray:

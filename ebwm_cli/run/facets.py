@@ -103,7 +103,8 @@ def _judge(loaded: LoadedWorld, held_out: HeldOut, pairs: Pairs, seed: int) -> _
         ]
         if judge:
             near = space.near_miss(truth, step_generator(seed, number))
-            rows += [judge.judge(candidate, memory) for candidate in (right, wrong, near)]
+            judged = judge.judging(memory, stride)
+            rows += [judged(candidate) for candidate in (right, wrong, near)]
         for column, row in zip(columns, rows, strict=False):
             column.append(row.cpu())
     differs, *tables = [torch.cat(column).double().numpy() for column in columns if column]

@@ -174,7 +174,7 @@ def scorer(judge: Judge, loaded: LoadedWorld, scene: Scene, thought: Thought) ->
     at_once = max(1, min(SCORED_AT_ONCE, SCORED_POSITIONS // scene.observed.shape[1]))
     origin = thought.origin[0].to(device).expand(at_once, 1, -1)  # (B, 1, D)
     with torch.no_grad():
-        memory = loaded.world.observe(torch.cat([scene.observed] * at_once))
+        judged = judge.judging(loaded.world.observe(torch.cat([scene.observed] * at_once)), 1)
 
     def score(candidates: NDArray[np.float32]) -> NDArray[np.float32]:
         """(N, D) -> (N,); the last batch is filled up, as a Memory has as many rows as it was made with."""
@@ -182,7 +182,7 @@ def scorer(judge: Judge, loaded: LoadedWorld, scene: Scene, thought: Thought) ->
         for part in torch.from_numpy(candidates).to(device).split(at_once):
             full = torch.cat([part, part[-1:].expand(at_once - len(part), -1)])[:, None]  # (B, 1, D)
             with torch.no_grad():
-                energies.append(judge.judge(full, memory, origin)[: len(part), 0].float().cpu())
+                energies.append(judged(full, origin)[: len(part), 0].float().cpu())
         return torch.cat(energies).numpy()
 
     return score

@@ -16,7 +16,7 @@ from ebwm_cli.model.state_space import gaussian, uniform
 from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.sampler.denoising import denoise, level_of, signal_and_noise
 from ebwm_cli.world.observing import Memory, ObservingWorld, best_of
-from ebwm_cli.world.protocol import Prediction
+from ebwm_cli.world.protocol import Judged, Prediction
 
 JUDGED_TIMES = (0.3, 0.5, 0.7)
 """Times at which a candidate is noised to be judged."""
@@ -90,6 +90,10 @@ class DiffusionWorld(ObservingWorld):
             estimate = self.space.point(self._estimate(noisy, level, memory, None))
             total += ((estimate - point) / self.space.unit).square().mean(-1)
         return total / len(JUDGED_TIMES)
+
+    def judging(self, memory: Memory, positions: int) -> Judged:
+        """The same of many candidates, which share nothing but `memory`."""
+        return lambda candidate, start=None: self.judge(candidate, memory, start)
 
     @torch.no_grad()
     def hidden(self, candidate: Tensor, memory: Memory) -> Tensor:

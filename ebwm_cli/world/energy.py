@@ -32,7 +32,7 @@ from ebwm_cli.world.costs import first_moves_are_made
 from ebwm_cli.world.gradient import RunningLoss
 from ebwm_cli.world.learning import Lesson, learn
 from ebwm_cli.world.observing import Memory, ObservingWorld, best_of
-from ebwm_cli.world.protocol import Prediction
+from ebwm_cli.world.protocol import Judged, Prediction
 from ebwm_cli.world.signs import signs_after
 
 SMALLEST_STEP_SIZE = 1e-4
@@ -316,10 +316,17 @@ class EnergyWorld(ObservingWorld):
     def judge(self, candidate: Tensor, memory: Memory, start: Tensor | None = None) -> Tensor:
         """Total energy (B, P) of candidates (B, P, D) as next states of the last P remembered ones, levelled where the
         recipe has that. `start` is what the anchor pulls to, by default the state space's own start."""
-        total = self.total(candidate, memory, start)
-        if self.network.level is None:
-            return total
-        return self.measure(memory, candidate.shape[1])(total.unsqueeze(-1)).squeeze(-1)
+        return self.judging(memory, candidate.shape[1])(candidate, start)
+
+    def judging(self, memory: Memory, positions: int) -> Judged:
+        """The same of many candidates: first moves, which energies are measured by, are looked up once."""
+        measure = None if self.network.level is None else self.measure(memory, positions)
+
+        def judged(candidate: Tensor, start: Tensor | None = None) -> Tensor:
+            total = self.total(candidate, memory, start)
+            return total if measure is None else measure(total.unsqueeze(-1)).squeeze(-1)
+
+        return judged
 
     @torch.no_grad()
     def total(self, candidate: Tensor, memory: Memory, start: Tensor | None = None) -> Tensor:

@@ -93,9 +93,21 @@ class WorldModel(Protocol):
         ...
 
 
+class Judged(Protocol):
+    """`Judge.judge` after one Memory."""
+
+    def __call__(self, candidate: Tensor, start: Tensor | None = None) -> Tensor:
+        """Score (B, T') of `candidate` (B, T', D)."""
+        ...
+
+
 @runtime_checkable
 class Judge(Protocol):
     """A world model that can score any candidate next state: by its energy, or by its denoising error."""
+
+    def judging(self, memory: Any, positions: int) -> Judged:
+        """`judge` of any number of candidates after the last `positions` states: what they share is done once."""
+        ...
 
     def judge(self, candidate: Tensor, memory: Any, start: Tensor | None = None) -> Tensor:
         """Score (B, T') of `candidate` (B, T', D) as next states of the last T' remembered positions, low =
