@@ -47,7 +47,7 @@ ZERO = HIDDEN @ torch.tensor([0.3, 0.0, -0.1, 0.0, 0.2]) - 40
 UNIT = (HIDDEN @ torch.tensor([0.0, 0.7, 0.0, -0.3, 0.0]) + 1).exp()
 NOTHING = torch.zeros(2000)
 NO_CLUES = torch.empty(2000, 0)
-STILL = FirstMoves(ZERO[:, None].expand(2000, MOVES), torch.zeros(2000, MOVES))
+STILL = FirstMoves(ZERO[:, None].expand(2000, MOVES + 1), torch.zeros(2000, MOVES))
 """First moves that went nowhere: the bottom was there."""
 
 
@@ -69,11 +69,11 @@ def after(level, clues=NO_CLUES, first=STILL, hidden=HIDDEN):
 
 def test_a_level_finds_zero_and_unit_where_they_are_what_it_can_say():
     """Errors log-linear in what the trunk says, in how far first moves go and in what the state space tells; descents
-    that end at what is linear in the energies after first moves and in the length of the second."""
-    energies = 2 * torch.randn(2000, MOVES, generator=rng(1)) - 40
+    that end at what is linear in energies and squares of lengths of first moves."""
+    energies = 2 * torch.randn(2000, MOVES + 1, generator=rng(1)) - 40
     first = FirstMoves(energies, torch.randn(2000, MOVES, generator=rng(2)).exp())
     clues = torch.randn(2000, 1, generator=rng(3))
-    ended = 0.3 * energies[:, 0] + 0.5 * energies[:, 1] - first.lengths[:, 1]
+    ended = 0.3 * energies[:, 1] + 0.5 * energies[:, 2] - first.lengths[:, 1]
     error = UNIT * first.lengths[:, 0] * (clues[:, 0] / 2).exp()
     level = level_of(error, ended, clues, first, floor=1e-3)
     measure = after(level, clues, first)
@@ -163,7 +163,7 @@ def test_every_kind_of_false_state_counts_the_same():
 def test_where_units_are_small_a_bottom_is_known_as_well_as_where_they_are_large():
     """It is linear in one energy or in the other: what can't be met in both places is met in units."""
     large = torch.arange(2000) % 2 == 0
-    energies = torch.randn(2000, MOVES, generator=rng(1)) * torch.where(large, 10.0, 0.1)[:, None]
+    energies = torch.randn(2000, MOVES + 1, generator=rng(1)) * torch.where(large, 10.0, 0.1)[:, None]
     ended = energies[:, 1] + torch.where(large, 0.5, 0.0) * energies[:, 0]
     clues = torch.where(large, 1.0, -1.0)[:, None]
     first = FirstMoves(energies, torch.zeros(2000, MOVES))
@@ -244,7 +244,7 @@ def test_errors_that_are_all_nothing_have_the_floor_as_unit():
 
 def test_a_level_that_was_not_fitted_changes_no_energy():
     energies = torch.randn(2000, 3, generator=rng())
-    moved = FirstMoves(torch.randn(2000, MOVES), torch.randn(2000, MOVES).square())
+    moved = FirstMoves(torch.randn(2000, MOVES + 1), torch.randn(2000, MOVES).square())
     clues = torch.randn(2000, 2)
     assert torch.equal(after(Level(5, 2, 1), clues, moved)(energies), energies)
 

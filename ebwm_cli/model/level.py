@@ -33,10 +33,12 @@ from ebwm_cli.model.solving import read, ridge
 
 MOVES = 2
 """How many first moves are looked at: where the second goes far, the first has not come to the bottom."""
+FACTS = 2 * MOVES + 1
+"""Known of them."""
 HIDDEN_PULL, CLUE_PULL, ZERO_PULL = 0.3, 0.01, 1e-4
 """Pulls to 0 of coefficients of standardised features, for features' variance 1: what the trunk says is many numbers,
 whose chance agreements with errors would be believed; clues are few; where a descent ends hardly depends on chance."""
-SAY = 0.03
+SAY = 0.05
 """How much the density adds: more orders predictions better by their errors, less tells true from false states better
 over contexts of which some are hard (CHANGELOG, Tried)."""
 CLOSE, TIMES, MOST = 0.005, 2.0, 0.95
@@ -76,14 +78,14 @@ class FirstMoves:
     """Those from the start that the state space has after some states (...)."""
 
     energies: Tensor
-    """Total, after each, (..., MOVES)."""
+    """Total, at the start and after each, (..., MOVES + 1)."""
     lengths: Tensor
     """Half of their squares, (..., MOVES)."""
 
     @property
     def facts(self) -> Tensor:
-        """What tells where a descent will end, (..., MOVES + 1): energies, and the square of the slope between."""
-        return torch.cat([self.energies, self.lengths[..., -1:]], -1)
+        """What tells where a descent will end, (..., FACTS): energies, and the squares of slopes between."""
+        return torch.cat([self.energies, self.lengths], -1)
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ class Level(nn.Module):
         """`clues`: how many, beside the lengths of the first moves; the last `averages` are of all states so far."""
         super().__init__()
         clues += MOVES
-        self.register_buffer("zero", torch.zeros(MOVES + 1 + 1))
+        self.register_buffer("zero", torch.zeros(FACTS + 1))
         self.register_buffer("unit", torch.zeros(width + clues + 1))  # of its logarithm
         self.register_buffer("usual", torch.zeros(clues))  # logarithms of clues: mean, and what stands for unknown ones
         self.register_buffer("spread", torch.ones(clues))

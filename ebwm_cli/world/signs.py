@@ -37,7 +37,7 @@ def signs_after(world: EnergyWorld, memory: Memory, count: int, cooling: float, 
             geometry=world.space,
         )
     lengths = run.moves[:, :count, :MOVES].square() * (start.shape[-1] / 2)
-    first = FirstMoves(run.energies[:, :count, 1 : MOVES + 1], lengths)
+    first = FirstMoves(run.energies[:, :count, : MOVES + 1], lengths)
     assert run.kept is not None
     tried = world.space.clues_tried(run.kept[:, :count])
     clues = clues_after(world, memory)[:, -count:]
