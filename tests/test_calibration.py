@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from judges import OneAtATime
 from torch import Tensor, nn
 
 from ebwm_cli.model.ngram import Bigram
@@ -84,7 +85,7 @@ class Blind(nn.Module):
         return torch.zeros(candidate.shape[:2])
 
 
-class Oracle(Blind):
+class Oracle(OneAtATime, Blind):
     """Scores by the squared distance to the truth, and that of the context to the nearest known one."""
 
     score = "squared distance"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from judges import OneAtATime
 from rich.console import Console
 from small_runs import KINDS, make_home, model_of
 from small_set import CONTEXT
@@ -199,7 +200,7 @@ class Seer(nn.Module):
         )  # fmt: skip
 
 
-class Oracle(Seer):
+class Oracle(OneAtATime, Seer):
     """Scores by squared distance to the truth."""
 
     def judge(self, candidate: Tensor, memory: Tensor, start: Tensor | None = None) -> Tensor:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from judges import OneAtATime
 from small_set import make_run
 from small_text import make_text_set, small_text_recipe
 
@@ -18,7 +19,7 @@ from ebwm_cli.recipe.schema import StateSpec, ThinkSection
 from ebwm_cli.run.questions import Question, ask, read_questions, score
 
 
-class Parrot:
+class Parrot(OneAtATime):
     """A model of text whose token after a is a + 1, and whose energy of a token is how far it is from that."""
 
     score = "energy"

@@ -68,7 +68,7 @@ def results(folder):
 
 
 def test_twenty_deaths_of_the_scheduler_lose_nothing_and_count_nothing_twice(tmp_path):
-    tasks, rng, deaths = 60, random.Random(1), 0
+    tasks, rng, deaths = 90, random.Random(1), 0
     with scheduler(tmp_path / "whole", tasks) as process:
         pass
     whole = results(tmp_path / "whole")

@@ -320,13 +320,10 @@ class EnergyWorld(ObservingWorld):
 
     def judging(self, memory: Memory, positions: int) -> Judged:
         """The same of many candidates: first moves, which energies are measured by, are looked up once."""
-        measure = None if self.network.level is None else self.measure(memory, positions)
-
-        def judged(candidate: Tensor, start: Tensor | None = None) -> Tensor:
-            total = self.total(candidate, memory, start)
-            return total if measure is None else measure(total.unsqueeze(-1)).squeeze(-1)
-
-        return judged
+        if self.network.level is None:
+            return lambda candidate, start=None: self.total(candidate, memory, start)
+        measure = self.measure(memory, positions)
+        return lambda candidate, start=None: measure(self.total(candidate, memory, start)[..., None])[..., 0]
 
     @torch.no_grad()
     def total(self, candidate: Tensor, memory: Memory, start: Tensor | None = None) -> Tensor:
