@@ -72,13 +72,13 @@ class Odds(nn.Module):
         spread = true[1][:, : -self.clues].std(0, correction=0).clamp_min(1e-6)
         middle, width, sharp = true[0].mean(), len(spread), len(self.sharpness)
         rows, holds, weights = [], [], []
-        for number, (height, x) in enumerate(kinds):
+        for number, (log_height, x) in enumerate(kinds):
             telling = self._telling(x)
             telling[:, :width] /= spread
-            by_height = F.pad(telling[:, width:-1], (0, 1), value=1.0) * (height - middle)[:, None]
+            by_height = F.pad(telling[:, width:-1], (0, 1), value=1.0) * (log_height - middle)[:, None]
             rows.append(torch.cat([by_height, -F.pad(telling, (0, 1), value=1.0)], -1))
-            holds.append(torch.full_like(height, float(number > 0)))
-            weights.append(torch.full_like(height, 1 / len(height) / (len(false) if number else 1)))
+            holds.append(torch.full_like(log_height, float(number > 0)))
+            weights.append(torch.full_like(log_height, 1 / len(log_height) / (len(false) if number else 1)))
         pull = torch.full_like(rows[0][0], PULL)
         pull[sharp : sharp + width] = HIDDEN_PULL
         pull[[sharp - 1, -1]] = CONSTANT_PULL

@@ -185,7 +185,7 @@ def draw_candidates(path: Path, title: str, lines: Sequence[Line], score: str) -
     for line, colour in zip(lines, colours, strict=True):
         if colour is not None and line.energy is not None:
             axes.add_patch(Rectangle((margin, top), 9, cell_h, facecolor=colour, linewidth=0))
-            text(margin + 17, top + 28, f"E {line.energy:.3f}".replace("-", "−"), fontsize=8, color=SOFT)
+            text(margin + 17, top + 28, f"E {line.energy:.4f}".replace("-", "−"), fontsize=8, color=SOFT)
         text(margin + 17, top + (13 if colour is not None else cell_h / 2), line.name, fontsize=9.5)
         for column, shown in enumerate(line.cells):
             cell(margin + name_w + column * (cell_w + gap), top, shown)

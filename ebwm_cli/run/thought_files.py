@@ -157,7 +157,7 @@ def _full(score: str) -> str:
 
 
 def _signed(energy: float) -> str:
-    return f"{energy:.3f}".replace("-", "−")
+    return f"{energy:.4f}".replace("-", "−")
 
 
 def _time(ahead: int) -> str:
