@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ebwm_cli.console_tables import BAD, GOOD, LABEL, QUIET, Facts, against, render, table
-from ebwm_cli.console_text import count, duration, number, safe, sparkline, tail
+from ebwm_cli.console_text import count, difference, duration, number, safe, sparkline, tail
 from ebwm_cli.run.report import EvalReport, QuestionsRow, SamplesRow
 from ebwm_cli.run.report_compare import ComparisonRow
 
@@ -43,9 +43,9 @@ def _eval(report: EvalReport) -> RenderableType:
     for row in report.against[: 1 if report.comparison else None]:  # the table says the rest
         low, high = row.ci95
         verdict = (GOOD, "lower") if high < 0 else (BAD, "higher") if low > 0 else (QUIET, "not told apart")
-        interval = Text(f"[{low:+.4f}, {high:+.4f}] 95 %, {verdict[1]}", verdict[0])
+        mean, interval = difference(row.mean, low, high)
         other = row.other.removesuffix("/model.safetensors")
-        facts.add(f"minus {tail(safe(other), 20)}", f"{row.mean:+.4f}", interval)
+        facts.add(f"minus {tail(safe(other), 20)}", mean, Text(f"{interval} 95 %, {verdict[1]}", verdict[0]))
     doubt = number(report.doubt_error_spearman)
     if report.score:
         facts.add("energy and error", number(report.energy_error_spearman), f"rank correlation of {report.score}")
@@ -121,7 +121,7 @@ def _beside(row: SamplesRow) -> Text:
         return Text("")
     low, high = row.ci95
     colour = GOOD if high < 0 else BAD if low > 0 else QUIET
-    return Text(f"{row.difference:+.4f} [{low:+.4f}, {high:+.4f}]", colour)
+    return Text(" ".join(difference(row.difference, low, high)), colour)
 
 
 def _questions(row: QuestionsRow) -> Table:
@@ -197,7 +197,7 @@ def _apart(row: ComparisonRow) -> Text:
     if row.difference is None or row.ci95 is None or row.verdict is None:
         return Text("–", QUIET)
     low, high = row.ci95
-    return Text(f"{row.difference:+.4f}\n[{low:+.4f}, {high:+.4f}]\n{row.verdict}", VERDICTS[row.verdict])
+    return Text("\n".join((*difference(row.difference, low, high), row.verdict)), VERDICTS[row.verdict])
 
 
 def _shown_horizons(longest: int) -> list[int]:

@@ -15,7 +15,7 @@ from ebwm_cli.run.report_scale import ScaleProgress
 from ebwm_cli.run.report_text import TextReport, TokenReport
 from ebwm_cli.run.words import count, duration, number, safe, size
 
-__all__ = ["change", "count", "duration", "number", "plain_line", "safe", "size", "sparkline", "tail"]
+__all__ = ["change", "count", "difference", "duration", "number", "plain_line", "safe", "size", "sparkline", "tail"]
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -31,6 +31,15 @@ def change(new: float, old: float) -> str:
         return ""
     percent = 100 * (new - old) / abs(old)
     return f"{'+' if percent >= 0 else '−'}{abs(percent):.1f} %"
+
+
+def difference(mean: float, low: float, high: float) -> tuple[str, str]:
+    """A signed difference, and its interval in brackets, to two digits of the interval's width; four decimals at
+    least, six at most."""
+    width = high - low
+    decimals = min(max(4, 1 - math.floor(math.log10(width))), 6) if 0 < width < math.inf else 4
+    first, *ends = (f"{value:+z.{decimals}f}" for value in (mean, low, high))
+    return first, f"[{', '.join(ends)}]"
 
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:

@@ -12,7 +12,7 @@ from ebwm_cli import console
 from ebwm_cli.console import View, show, show_error
 from ebwm_cli.console_live import Progress
 from ebwm_cli.console_tables import render
-from ebwm_cli.console_text import change, count, duration, number, plain_line, size, sparkline
+from ebwm_cli.console_text import change, count, difference, duration, number, plain_line, size, sparkline
 from ebwm_cli.run import report as reports
 
 CLIP = reports.ClipReport(
@@ -97,6 +97,14 @@ def test_a_sparkline_goes_from_lowest_to_highest():
     assert sparkline([math.nan, 1, 2, math.inf]) == " ▁█ "
     assert len(sparkline(list(range(1000)), 40)) == 40
     assert sparkline(list(range(1000)), 2) == "▁█"
+
+
+def test_small_differences_have_the_digits_that_tell_them_from_nothing():
+    assert difference(-0.0091, -0.0266, 0.0008) == ("-0.0091", "[-0.0266, +0.0008]")
+    assert difference(-4.2e-5, -6.71e-5, -2.04e-5) == ("-0.000042", "[-0.000067, -0.000020]")
+    assert difference(-1e-9, -2e-9, 0.0) == ("+0.000000", "[+0.000000, +0.000000]")
+    assert difference(-0.0, -0.0, 0.0) == ("+0.0000", "[+0.0000, +0.0000]")
+    assert difference(math.nan, math.nan, math.nan) == ("+nan", "[+nan, +nan]")
 
 
 def test_numbers_are_short_and_right():

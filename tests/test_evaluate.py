@@ -11,6 +11,7 @@ import pytest
 import torch
 from scipy import stats
 from small_set import CONTEXT, make_run, make_set, small_recipe
+from small_text import make_text_set, small_text_recipe
 
 from ebwm_cli.commands.evaluate import evaluate
 from ebwm_cli.data.store import PreparedSet, open_set
@@ -278,6 +279,17 @@ def test_a_set_of_another_basis_is_refused_one_of_the_same_basis_is_not(
     assert "--input" in caught.value.hint
     make_set(tmp_path / "sibling", seed=7, encoder=load_world(model).encoder)
     assert measured(model, data=tmp_path / "sibling").windows == 4
+
+
+def test_a_set_of_text_or_of_other_tokens_is_refused_in_words_of_its_own(model: Path, tmp_path: Path) -> None:
+    words = make_text_set(tmp_path / "words")
+    with pytest.raises(DataError, match=r"words is text, .* was trained on video"):
+        measured(model, data=tmp_path / "words")
+    make_text_set(tmp_path / "bytes", tokenizer="bytes", vocab_size=None)
+    run = make_run(tmp_path / "text", words, recipe=small_text_recipe())
+    with pytest.raises(DataError, match="cut into other tokens") as caught:
+        measured(run, data=tmp_path / "bytes")
+    assert "--prompt" in caught.value.hint
 
 
 def test_a_changed_byte_in_the_set_is_found(model: Path, home: Path, tmp_path: Path) -> None:

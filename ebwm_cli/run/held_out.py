@@ -28,10 +28,8 @@ def held_out_set(loaded: LoadedWorld, data: Path | None) -> PreparedSet:
         prepared = open_set(find_set(data))
         if prepared.fingerprint != loaded.data["fingerprint"] and not same_encoder(prepared.encoder, loaded.encoder):
             raise DataError(
-                f"{data} was encoded with another basis than {loaded.path} was trained on; its states mean nothing "
-                "to this model",
-                f"ebwm train --data {data} for a model of that set, or ebwm think --checkpoint {loaded.path} "
-                "--input CLIP, which encodes the clip anew",
+                f"{data} {_otherwise(prepared, loaded)}; its states mean nothing to this model",
+                f"ebwm train --data {data} for a model of that set, or {_needs_no_set(loaded)}",
             )
         return prepared
     for folder in (Path(loaded.data["path"]), *sets_below(Path("data"))):
@@ -40,8 +38,23 @@ def held_out_set(loaded: LoadedWorld, data: Path | None) -> PreparedSet:
             return open_set(folder)
     raise DataError(
         f"the set {loaded.path} was trained on is neither at {loaded.data['path']} nor below ./data",
-        f"--data DIR, or ebwm think --checkpoint {loaded.path} --input CLIP, which needs no set",
+        f"--data DIR, or {_needs_no_set(loaded)}",
     )
+
+
+def _otherwise(prepared: PreparedSet, loaded: LoadedWorld) -> str:
+    """How the states of a set are not those that a model was trained to see."""
+    theirs, own = prepared.spec.modality, loaded.spec.modality
+    if theirs != own:
+        return f"is {theirs}, {loaded.path} was trained on {own}"
+    how = "encoded with another basis" if own == "video" else "cut into other tokens"
+    return f"was {how} than {loaded.path} was trained on"
+
+
+def _needs_no_set(loaded: LoadedWorld) -> str:
+    """The command that encodes what it is given by itself."""
+    given = "--input CLIP" if loaded.spec.modality == "video" else "--prompt TEXT"
+    return f"ebwm think --checkpoint {loaded.path} {given}, which needs no set"
 
 
 def same_encoder(one: Encoder, other: Encoder) -> bool:
