@@ -145,6 +145,17 @@ def _told_usage(error: Any, words: list[str]) -> tuple[str, str, int]:
         wrong = next((word for word in words[len(path.split()) - 1 :] if not word.startswith("-")), "")
         near = difflib.get_close_matches(wrong, commands, n=1, cutoff=0.5)
         hint = f"{path} {near[0]}" if near else hint
-    elif possible := getattr(error, "possibilities", None):
-        message, hint = error.message.rstrip("."), f"{path} {sorted(possible)[0]}"
+    elif unknown := getattr(error, "option_name", None):
+        possible = getattr(error, "possibilities", None)
+        message = error.message.partition(" Did you mean")[0].rstrip(".")
+        hint = f"{path} {sorted(possible)[0]}" if possible else hint
+        hint = _by_thinking(unknown.lstrip("-"), path, context) or hint
     return message, hint, 2
+
+
+def _by_thinking(key: str, path: str, context: Any) -> str | None:
+    """The words for what is no option of its own, but a key of the recipe's `think`."""
+    from ebwm_cli.recipe.schema import ThinkSection
+
+    takes = context is not None and any("--thinking" in option.opts for option in context.command.params)
+    return f"{path} --thinking {key}=..." if takes and key in ThinkSection.model_fields else None

@@ -273,3 +273,17 @@ def test_a_world_that_cannot_judge_has_no_landscape(model: Path, home: Path, tmp
 def test_budgets_that_mean_nothing_are_usage_errors(model: Path, options: dict) -> None:
     with pytest.raises(UsageError, match=f"--{next(iter(options))}"):
         thought(model, **options)
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ({"tolerence": 1}, "--thinking tolerence: unknown key; did you mean tolerance?"),
+        ({"stop": "soon"}, "--thinking stop: should be 'fixed', 'energy' or 'still', got soon"),
+        ({"beam": 0, "qqq": 1}, "--thinking beam: .* got 0; --thinking qqq: unknown key$"),
+    ],
+)
+def test_keys_of_thinking_that_mean_nothing_are_told_by_their_names(model: Path, typed: dict, told: str) -> None:
+    with pytest.raises(UsageError, match=told.replace("?", r"\?")) as caught:
+        thought(model, thinking=typed)
+    assert caught.value.hint.startswith("--thinking")

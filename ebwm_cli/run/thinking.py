@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -18,13 +19,13 @@ def thinking_as(loaded: LoadedWorld, asked: Mapping[str, Any]) -> LoadedWorld:
     """`loaded`, whose recipe thinks as `asked` (keys of ThinkSection). Raises UsageError."""
     if not asked:
         return loaded
-    think = budget_of(loaded.recipe.think, asked)
+    think = budget_of(loaded.recipe.think, {}, asked)
     return replace(loaded, recipe=loaded.recipe.model_copy(update={"think": think}))
 
 
 def budget_of(habits: ThinkSection, asked: Mapping[str, Any], further: Mapping[str, Any] | None = None) -> ThinkSection:
-    """`habits` with everything put in that was asked for and `further`, and is not None. Raises UsageError where a key
-    is unknown or asked for twice."""
+    """`habits` with everything put in that was asked for by options, where it is not None, and `further` by --thinking.
+    Raises UsageError where a key is unknown, asked for twice, or has no such value."""
     changes = {key: value for key, value in asked.items() if value is not None}
     for key, value in (further or {}).items():
         if key in changes:
@@ -33,8 +34,18 @@ def budget_of(habits: ThinkSection, asked: Mapping[str, Any], further: Mapping[s
     try:
         return ThinkSection.model_validate({**habits.model_dump(), **changes})
     except ValidationError as error:
-        problems = [f"--{each['loc'][0]}: {each['msg'][0].lower()}{each['msg'][1:]}" for each in error.errors()]
-        raise UsageError("; ".join(problems), "--steps 16 --samples 4 --stop energy") from None
+        problems = [_problem(each, further or {}) for each in error.errors(include_url=False, include_context=False)]
+        raise UsageError("; ".join(problems), "--thinking stop=energy tolerance=1e-3 backtrack=true") from None
+
+
+def _problem(detail: Any, further: Mapping[str, Any]) -> str:
+    """What pydantic found, by the words that were typed."""
+    key = str(detail["loc"][0])
+    typed = f"--thinking {key}" if key in further else f"--{key}"
+    if key not in ThinkSection.model_fields:
+        near = difflib.get_close_matches(key, ThinkSection.model_fields, n=1)
+        return f"{typed}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
+    return f"{typed}: {detail['msg'].replace('Input should be', 'should be')}, got {detail['input']}"
 
 
 def drop_of(world: WorldModel, think: ThinkSection) -> str:
