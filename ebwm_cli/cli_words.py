@@ -154,8 +154,11 @@ def _told_usage(error: Any, words: list[str]) -> tuple[str, str, int]:
 
 
 def _by_thinking(key: str, path: str, context: Any) -> str | None:
-    """The words for what is no option of its own, but a key of the recipe's `think`."""
+    """The words for what is no option, but a key of the recipe's `think`."""
     from ebwm_cli.recipe.schema import ThinkSection
 
-    takes = context is not None and any("--thinking" in option.opts for option in context.command.params)
-    return f"{path} --thinking {key}=..." if takes and key in ThinkSection.model_fields else None
+    if context is None or key not in ThinkSection.model_fields:
+        return None
+    if any("--thinking" in option.opts for option in context.command.params):
+        return f"{path} --thinking {key}=..."
+    return f"{path} think.{key}=..." if context.command.name == "train" else None

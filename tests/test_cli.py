@@ -136,7 +136,7 @@ def test_the_tour_prepares_once_trains_evaluates_and_thinks(seen, tmp_path, monk
         (["eval", "--sed", "1"], "No such option: --sed", "ebwm eval --seed"),
         (["eval", "--stop", "energy"], "No such option: --stop", "ebwm eval --thinking stop="),
         (["think", "--tolerance=1e-3"], "No such option: --tolerance", "ebwm think --thinking tolerance="),
-        (["train", "--stop", "energy"], "No such option: --stop", "ebwm train"),
+        (["train", "--stop", "energy"], "No such option: --stop", "ebwm train think.stop="),
         (["eval", "--steps", "a"], "--steps takes whole numbers from 0 up, not a", "--steps 1 2 4"),
         (["eval", "--steps", "-1"], "--steps takes whole numbers from 0 up, not -1", "--steps 1 2 4"),
         (["eval", "--samples", "0"], "--samples takes whole numbers from 1 up, not 0", "--samples 1 2 4"),
