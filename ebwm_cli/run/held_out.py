@@ -47,13 +47,13 @@ def _otherwise(prepared: PreparedSet, loaded: LoadedWorld) -> str:
     theirs, own = prepared.spec.modality, loaded.spec.modality
     if theirs != own:
         return f"is {theirs}, {loaded.path} was trained on {own}"
-    how = "encoded with another basis" if own == "video" else "cut into other tokens"
+    how = "cut into other tokens" if loaded.space.in_nats else "encoded with another basis"
     return f"was {how} than {loaded.path} was trained on"
 
 
 def _needs_no_set(loaded: LoadedWorld) -> str:
     """The command that encodes what it is given by itself."""
-    given = "--input CLIP" if loaded.spec.modality == "video" else "--prompt TEXT"
+    given = "--prompt TEXT" if loaded.space.in_nats else "--input CLIP"
     return f"ebwm think --checkpoint {loaded.path} {given}, which needs no set"
 
 
