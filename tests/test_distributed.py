@@ -32,7 +32,7 @@ from ebwm_cli.run.training_state import saved_steps
 SECONDS = 60
 """After which a command that should have ended is called hung; a job whose rank died must end in half of that."""
 FAULTS = """
-import os, signal
+import os, signal, time
 rank, call, action = os.environ.get("FAULT", "x:0:x").split(":")
 if os.environ.get("RANK") == rank:
     from ebwm_cli.world.energy import EnergyWorld
@@ -43,6 +43,8 @@ if os.environ.get("RANK") == rank:
                 raise ValueError("something broke")
             signals = {"die": (os.getpid(), 9), "stop": (os.getppid(), 15), "orphan": (os.getppid(), 9)}
             os.kill(*signals[action])
+            while not signal.getsignal(signal.SIGTERM).__self__:  # until it comes back here, however fast updates are
+                time.sleep(0.01)
         return real(self, states, rng)
     EnergyWorld.loss = loss
 """
