@@ -210,6 +210,17 @@ def test_errors_that_are_all_nothing_have_the_floor_as_unit():
     assert torch.allclose(after(level).unit, torch.full((2000,), 0.5), atol=1e-4)
 
 
+def test_predictions_are_ordered_by_their_errors_where_all_are_smaller_than_what_states_differ_by():
+    """As in a world that mostly stands still: there, true and false states are told apart worst where least moves."""
+    scene = torch.randn(2000, 1, generator=rng(5))
+    error = (1.5 * scene[:, 0]).exp()
+    lie = torch.rand(2000, generator=rng(6)) * error
+    states = {"true": ZERO + lie, "false": ZERO + lie + error * (scene[:, 0] > -1)}
+    for floor in (error.max() * 10, error.max() * 1000):
+        measure = after(level_of(error, clues=scene, floor=float(floor), **states), scene)
+        assert spearman(measure(ZERO[:, None])[:, 0].numpy(), error.numpy()) > 0.95
+
+
 def test_a_level_that_was_not_fitted_changes_no_energy():
     energies = torch.randn(2000, 3, generator=rng())
     moved = FirstMoves(torch.randn(2000, MOVES + 1), torch.randn(2000, MOVES).square())

@@ -43,6 +43,11 @@ SAY = 0.05
 over contexts of which some are hard (CHANGELOG, Tried)."""
 CLOSE, TIMES, MOST = 0.005, 2.0, 0.95
 """How well zero is known: to CLOSE units, or TIMES what MOST descents miss it by, and MOST true states lie below it."""
+ALIKE = 0.4
+"""Errors below so much of their geometric mean are hardly told apart, where that is less than the state space has: in a
+world that mostly stands still, all of them would be."""
+NONE = 1e-6
+"""Errors below so much of what the state space has are none: they tell nothing of scale."""
 BEYOND = 3.0
 """Clues farther than so many standard deviations from what is usual are taken for as far."""
 
@@ -173,11 +178,14 @@ class Level(nn.Module):
         floor: float,
         cooling: float = 0.0,
     ) -> None:
-        """`errors`: ideal energies of predictions, those under `floor` (> 0) hardly told apart; `ended`: the energies
-        (N,) that their descents ended at; `true` and `false`: energies of true next states and of as many kinds of
-        false ones as are given; `contexts`: the last of the clues, averages among them, after some contexts (N', ...)
-        as they are, and in another order; `cooling`: of the first moves."""
+        """`errors`: ideal energies of predictions, those under `floor` (> 0) hardly told apart, or under less where
+        most are small; `ended`: the energies (N,) that their descents ended at; `true` and `false`: energies of true
+        next states and of as many kinds of false ones as are given; `contexts`: the last of the clues, averages among
+        them, after some contexts (N', ...) as they are, and in another order; `cooling`: of the first moves."""
         signs, ideal = errors.signs, errors.energy
+        some = ideal[ideal > NONE * floor]
+        if len(some):
+            floor = min(floor, ALIKE * float(some.log().mean().exp()))
         self.floor.fill_(floor)
         self.cooling.fill_(cooling)
         logs = self._logs(signs)
