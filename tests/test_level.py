@@ -19,15 +19,16 @@ STILL = FirstMoves(ZERO[:, None].expand(2000, MOVES + 1), torch.zeros(2000, MOVE
 """First moves that went nowhere: the bottom was there."""
 
 
-def level_of(error, ended=ZERO, clues=NO_CLUES, first=STILL, floor=0.01, true=None, false=None):
-    """A level of predictions that were so wrong, after descents that ended there. By default true states lie half an
-    error to two above the end, false ones two to eight. No clue is an average."""
+def level_of(error, ended=ZERO, clues=NO_CLUES, first=STILL, floor=0.01, true=None, false=None, held_out=None):
+    """A level of predictions that were so wrong, after descents that ended there, on held-out windows as elsewhere. By
+    default true states lie half an error to two above the end, false ones two to eight. No clue is an average."""
     level, signs = Level(5, clues.shape[1], 0), Signs(HIDDEN, clues, first)
     if true is None:
         true, false = (ended + error * low * torch.rand(2000, generator=rng(9)).mul(2).exp2() for low in (0.5, 2))
     kinds = false if isinstance(false, list) else [false]
-    seen = [Seen.joined([Seen(signs, each)]) for each in (error, true, *kinds)]
-    level.fit(seen[0], ended, seen[1], seen[2:], (clues, clues), floor)
+    wrong = error if held_out is None else held_out
+    seen = [Seen.joined([Seen(signs, each)]) for each in (error, wrong, true, *kinds)]
+    level.fit(seen[0], seen[1], ended, seen[2], seen[3:], (clues, clues), floor)
     return level
 
 
@@ -121,10 +122,10 @@ def test_every_kind_of_false_state_counts_the_same():
     level, signs = Level(5, 0, 0), Signs(HIDDEN, NO_CLUES, STILL)
     many = [Seen.joined([Seen(signs, far)] * 5), Seen.joined([Seen(signs, near)])]
     error, truth = (Seen.joined([Seen(signs, each)]) for each in (UNIT, true))
-    level.fit(error, ZERO, truth, many, (NO_CLUES, NO_CLUES), 0.01)
+    level.fit(error, error, ZERO, truth, many, (NO_CLUES, NO_CLUES), 0.01)
     assert torch.allclose(after(level).threshold, twice.threshold, atol=1e-3)
     none = Seen.joined([Seen(signs.at(torch.zeros(2000, dtype=torch.bool)), torch.empty(0))])
-    level.fit(error, ZERO, truth, [*many, none], (NO_CLUES, NO_CLUES), 0.01)
+    level.fit(error, error, ZERO, truth, [*many, none], (NO_CLUES, NO_CLUES), 0.01)
     assert torch.allclose(after(level).threshold, twice.threshold, atol=1e-3)
 
 
@@ -191,6 +192,37 @@ def test_clues_that_are_never_known_are_no_trouble():
     for part in ("unit", "threshold", "sharpness"):
         one, other = (getattr(each, part) for each in (after(without), after(level, nothing)))
         assert torch.allclose(one, other, rtol=1e-4)
+
+
+def test_clues_that_only_together_tell_how_wrong_predictions_are_do():
+    clues = torch.randn(2000, 2, generator=rng(3))
+    error = clues.prod(1).exp()
+    unit = after(level_of(error, clues=clues), clues).unit
+    assert spearman(unit.numpy(), error.numpy()) > 0.95
+
+
+def test_held_out_errors_choose_how_much_is_believed():
+    """What tells scenes apart that will not come again is not foretold from; what holds there, too, is."""
+    clues = torch.randn(2000, 3, generator=rng(3))
+    learned = clues[:, 0] + clues[:, 1] * clues[:, 2]
+    units = {}
+    for name, elsewhere in (("the same", learned), ("another", clues[:, 0])):
+        units[name] = after(level_of(learned.exp(), clues=clues, held_out=elsewhere.exp()), clues).unit.log()
+    chance = (clues[:, 1] * clues[:, 2])[:, None]
+    believed = {name: (unit @ chance / chance.square().sum()).item() for name, unit in units.items()}
+    assert believed["the same"] > 0.9
+    assert believed["another"] < 0.6
+    assert all(spearman(unit.numpy(), clues[:, 0].numpy()) > 0.6 for unit in units.values())
+
+
+def test_a_clue_that_hardly_varies_says_nothing():
+    """Rounding is no clue, nor is what it makes of others."""
+    clues = torch.randn(2000, 2, generator=rng(3))
+    clues[:, 1] = 5.0 + 1e-5 * clues[:, 1]
+    error = clues[:, 0].exp()
+    level = level_of(error, clues=clues)
+    apart = clues + torch.tensor([0.0, 0.5])
+    assert torch.allclose(after(level, apart).unit, after(level, clues).unit, rtol=1e-4)
 
 
 def test_nothing_is_foretold_beyond_what_was_seen():

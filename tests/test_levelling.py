@@ -36,7 +36,7 @@ def pairs_of(states: torch.Tensor):
 
 def fitted(modality: str, batch: int = 64):
     world, states = levelled(modality), windows(modality, batch=batch)
-    assert fit_level(world, pairs_of(states), states.split(16), THINK, rng())
+    assert fit_level(world, pairs_of(states), states.split(16), states.split(16), THINK, rng())
     return world, states
 
 
@@ -112,8 +112,9 @@ def test_a_level_is_fitted_to_true_next_states_and_four_kinds_of_false_ones(moda
     states[16, 1:] = states[0, 1:]  # in the other window, too
     fits = []
     monkeypatch.setattr(Level, "fit", lambda self, *given, **_: fits.append(given))
-    assert fit_level(world, pairs_of(states), states.split(16), THINK, rng())
-    ((errors, ended, true, false, (ordered, shuffled)),) = fits
+    unlearned = windows(modality, batch=8, seed=3)
+    assert fit_level(world, pairs_of(states), states.split(16), unlearned.split(4), THINK, rng())
+    ((errors, held_out, ended, true, false, (ordered, shuffled)),) = fits
     context, truth, space = states[:, :-1], states[:, 1:], world.space
     memory, count = world.observe(context), truth.shape[:2].numel()
 
@@ -129,6 +130,9 @@ def test_a_level_is_fitted_to_true_next_states_and_four_kinds_of_false_ones(moda
     run, _ = world.descended(memory, THINK, rng())
     is_of(errors, space.ideal_energy(run.final, truth), everywhere)
     assert torch.allclose(ended, run.energies[..., -1].flatten(), atol=1e-5)
+    assert len(held_out.energy) == unlearned[:, 1:].shape[:2].numel()
+    unknown = world.observe(unlearned[:, :-1])
+    assert torch.allclose(held_out.signs.hidden, unknown.kept.hidden.flatten(0, 1).double(), atol=1e-5)
     other, ahead, near, order = false
     clues = clues_after(world, memory)
     known = ~clues.isnan().any(-1)
@@ -243,7 +247,7 @@ def test_training_neither_sees_nor_changes_it(modality):
 def test_fitting_again_finds_the_same_whatever_was_fitted_before():
     world, states = fitted("video")
     before = {name: tensor.clone() for name, tensor in world.network.level.state_dict().items()}
-    assert fit_level(world, pairs_of(states), states.split(16), THINK, rng())
+    assert fit_level(world, pairs_of(states), states.split(16), states.split(16), THINK, rng())
     for name, tensor in world.network.level.state_dict().items():
         assert torch.allclose(tensor, before[name], rtol=1e-3, atol=1e-4), name
 
@@ -252,7 +256,7 @@ def test_an_abandoned_fit_changes_nothing():
     world, states = levelled("video"), windows("video", batch=64)
     before = {name: tensor.clone() for name, tensor in world.network.level.state_dict().items()}
     asked = iter([False, False, True])
-    assert not fit_level(world, pairs_of(states), states.split(32), THINK, rng(), lambda: next(asked))
+    assert not fit_level(world, pairs_of(states), states.split(32), states.split(32), THINK, rng(), lambda: next(asked))
     assert all(torch.equal(tensor, before[name]) for name, tensor in world.network.level.state_dict().items())
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from kinds import rng
 
-from ebwm_cli.model.odds import Odds, with_products
+from ebwm_cli.model.odds import Odds
+from ebwm_cli.model.solving import with_products
 
 WIDTH, CLUES, AVERAGES, COUNT = 3, 4, 2, 4000
 

@@ -5,9 +5,10 @@ level(E) = -ln P(true) + SAY * (h + ln(unit / typical unit)),     h = (E - zero)
 An energy leads downhill whatever a context adds to it or multiplies it by, so nothing in training makes energies after
 one context comparable with those after another. `zero` is the energy at which a descent will end, read from its first
 moves; `unit` the energy that its prediction's error will be, read from what the trunk says of the context and from a
-few clues: how far those moves go, and what the state space tells, mostly without a network. So h says how many expected
-errors a candidate lies above the prediction: with the ln, a Gaussian's of its variance, minus the log of a density, up
-to factors, approximated at its mode (Laplace). It orders predictions by how wrong they will be.
+few clues and their products: how far those moves go, and what the state space tells, mostly without a network. How much
+each of these is believed, windows say that nothing was learned from. So h says how many expected errors a candidate
+lies above the prediction: with the ln, a Gaussian's of its variance, minus the log of a density, up to factors,
+approximated at its mode (Laplace). It orders predictions by how wrong they will be.
 
 Whether a candidate is the true next state is another question, which a logistic regression answers (`model/odds.py`).
 A level rises with E. At the bottom a candidate is hardly false, so that there the density alone is left: therefore
@@ -23,21 +24,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ebwm_cli.model.odds import Odds
-from ebwm_cli.model.solving import read, ridge
+from ebwm_cli.model.solving import read, ridge, with_products, with_products_of
 
 MOVES = 2
 """How many first moves are looked at: where the second goes far, the first has not come to the bottom."""
 FACTS = 2 * MOVES + 1
 """Known of them."""
-HIDDEN_PULL, CLUE_PULL, ZERO_PULL = 0.3, 0.01, 1e-4
-"""Pulls to 0 of coefficients of standardised features, for features' variance 1: what the trunk says is many numbers,
-whose chance agreements with errors would be believed; clues are few; where a descent ends hardly depends on chance."""
+HIDDEN_PULLS, CLUE_PULLS, PRODUCT_PULLS = (0.3, 1.0), (0.01, 0.1), (0.03, 1.0)
+"""Pulls to 0 of coefficients of standardised features, for features' variance 1, of which held-out errors choose: what
+the trunk says is many numbers, whose chance agreements with errors would be believed; clues are few; of their products,
+some tell scenes apart that will not come again."""
+ZERO_PULL = 1e-4
+"""Where a descent ends hardly depends on chance."""
 SAY = 0.05
 """How much the density adds: more orders predictions better by their errors, less tells true from false states better
 over contexts of which some are hard (CHANGELOG, Tried)."""
@@ -48,6 +53,8 @@ ALIKE = 0.4
 world that mostly stands still, all of them would be."""
 NONE = 1e-6
 """Errors below so much of what the state space has are none: they tell nothing of scale."""
+STEADY = 1e-3
+"""Clues, logarithms, that vary by less say nothing."""
 BEYOND = 3.0
 """Clues farther than so many standard deviations from what is usual are taken for as far."""
 
@@ -135,7 +142,7 @@ class Level(nn.Module):
     zero: Tensor
     unit: Tensor
     usual: Tensor
-    spread: Tensor
+    scale: Tensor
     bounds: Tensor
     typical: Tensor
     floor: Tensor
@@ -147,9 +154,9 @@ class Level(nn.Module):
         super().__init__()
         clues += MOVES
         self.register_buffer("zero", torch.zeros(FACTS + 1))
-        self.register_buffer("unit", torch.zeros(width + clues + 1))  # of its logarithm
+        self.register_buffer("unit", torch.zeros(width + with_products_of(clues) + 1))  # of its logarithm
         self.register_buffer("usual", torch.zeros(clues))  # logarithms of clues: mean, and what stands for unknown ones
-        self.register_buffer("spread", torch.ones(clues))
+        self.register_buffer("scale", torch.ones(clues))  # their standard deviations into 1; 0 where they say nothing
         self.register_buffer("bounds", torch.zeros(2))  # of what was seen: nothing is foretold beyond
         self.register_buffer("typical", torch.zeros(()))
         self.register_buffer("floor", torch.ones(()))
@@ -171,6 +178,7 @@ class Level(nn.Module):
     def fit(
         self,
         errors: Seen,
+        held_out: Seen,
         ended: Tensor,
         true: Seen,
         false: Sequence[Seen],
@@ -179,9 +187,10 @@ class Level(nn.Module):
         cooling: float = 0.0,
     ) -> None:
         """`errors`: ideal energies of predictions, those under `floor` (> 0) hardly told apart, or under less where
-        most are small; `ended`: the energies (N,) that their descents ended at; `true` and `false`: energies of true
-        next states and of as many kinds of false ones as are given; `contexts`: the last of the clues, averages among
-        them, after some contexts (N', ...) as they are, and in another order; `cooling`: of the first moves."""
+        most are small; `held_out`: such of windows that nothing was learned from; `ended`: the energies (N,) that
+        descents of the first ones ended at; `true` and `false`: energies of true next states and of as many kinds of
+        false ones as are given; `contexts`: the last of the clues, averages among them, after some contexts (N', ...)
+        as they are, and in another order; `cooling`: of the first moves."""
         signs, ideal = errors.signs, errors.energy
         some = ideal[ideal > NONE * floor]
         if len(some):
@@ -190,13 +199,9 @@ class Level(nn.Module):
         self.cooling.fill_(cooling)
         logs = self._logs(signs)
         self.usual.copy_(logs.nanmean(0).nan_to_num())
-        self.spread.copy_((logs - self.usual.to(logs)).square().nanmean(0).sqrt().nan_to_num(1.0).clamp_min(1e-6))
-        x, width = torch.cat([signs.hidden, self._clues(signs)], -1), signs.hidden.shape[-1]
-        unit = ridge(x, (ideal + floor).log(), [HIDDEN_PULL] * width + [CLUE_PULL] * (x.shape[1] - width))
-        foretold = read(unit, x).clamp_min(math.log(floor))
-        self.unit.copy_(unit)
-        self.bounds.copy_(torch.stack([foretold.min(), foretold.max()]))
-        self.typical.copy_(foretold.mean())
+        spread = (logs - self.usual.to(logs)).square().nanmean(0).sqrt().nan_to_num(1.0)
+        self.scale.copy_(torch.where(spread > STEADY, 1 / spread, 0.0))
+        self._fit_unit(errors, held_out)
         log_units, bottoms = self._foretold(signs)[1], ended.cpu().double()
         self.zero.copy_(ridge(signs.first.facts, bottoms, ZERO_PULL, (-2 * log_units).exp()))  # its miss in units
         missed, below = self._heights(Seen(signs, bottoms))[0].abs(), -self._heights(true)[0]
@@ -205,6 +210,25 @@ class Level(nn.Module):
         ordered, shuffled = (F.pad(each.cpu().double(), (len(self.usual) - each.shape[1], 0)) for each in contexts)
         self.odds.fit_order(self._standard(ordered)[:, averages], self._standard(shuffled)[:, averages])
         self.odds.fit(self._log_heights(true), [self._log_heights(kind) for kind in false if len(kind.energy)])
+
+    def _fit_unit(self, errors: Seen, held_out: Seen) -> None:
+        """To the logarithms of the first, believing what foretells those of the others best."""
+        features, wanted = self._telling(errors.signs), (errors.energy + self.floor).log()
+        others, theirs = self._telling(held_out.signs), (held_out.energy + self.floor).log()
+        hidden, clues = errors.signs.hidden.shape[-1], len(self.usual)
+        counts = hidden, clues, features.shape[-1] - hidden - clues
+        least = math.inf
+        for pulls in product(HIDDEN_PULLS, CLUE_PULLS, PRODUCT_PULLS):
+            each = [pull for pull, count in zip(pulls, counts, strict=True) for _ in range(count)]
+            unit = ridge(features, wanted, each)
+            foretold = read(unit, features).clamp_min(self.floor.log().to(features))
+            bounds = torch.stack(foretold.aminmax())
+            missed = float((read(unit, others).clamp(*bounds) - theirs).square().mean())
+            if missed < least:
+                least = missed
+                self.unit.copy_(unit)
+                self.bounds.copy_(bounds)
+                self.typical.copy_(foretold.mean())
 
     def _heights(self, seen: Seen) -> tuple[Tensor, Tensor]:
         """Of energies that were seen (N,), and what odds are read from there, (N, W + MOVES + C)."""
@@ -218,8 +242,14 @@ class Level(nn.Module):
 
     def _foretold(self, signs: Signs) -> tuple[Tensor, Tensor, Tensor]:
         """Zero and ln unit (...), and what that is read from, (..., W + MOVES + C)."""
-        x = torch.cat([signs.hidden, self._clues(signs)], -1)
-        return read(self.zero, signs.first.facts), read(self.unit, x).clamp(*self.bounds.to(x)), x
+        telling = self._telling(signs)
+        log_unit = read(self.unit, telling).clamp(*self.bounds.to(telling))
+        known = signs.hidden.shape[-1] + len(self.usual)
+        return read(self.zero, signs.first.facts), log_unit, telling[..., :known]
+
+    def _telling(self, signs: Signs) -> Tensor:
+        """What units are read from: hidden states, clues, and their products, (..., W + MOVES + C + ...)."""
+        return torch.cat([signs.hidden, with_products(self._clues(signs))], -1)
 
     def _clues(self, signs: Signs) -> Tensor:
         """(..., MOVES + C) in their spread, 0 where one is not known."""
@@ -227,7 +257,7 @@ class Level(nn.Module):
 
     def _standard(self, logs: Tensor) -> Tensor:
         """Lengths and clues (..., MOVES + C) in the spread of what was seen."""
-        return ((logs - self.usual.to(logs)) / self.spread.to(logs)).clamp(-BEYOND, BEYOND).nan_to_num(0.0)
+        return ((logs - self.usual.to(logs)) * self.scale.to(logs)).clamp(-BEYOND, BEYOND).nan_to_num(0.0)
 
     def _logs(self, signs: Signs) -> Tensor:
         """Logarithms (..., MOVES + C) of lengths, beside clues, which are logarithms already."""

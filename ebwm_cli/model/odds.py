@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ebwm_cli.model.solving import logistic, read
+from ebwm_cli.model.solving import logistic, read, with_products, with_products_of
 
 PULL, HIDDEN_PULL = 0.003, 0.01
 """Pulls to 0 of coefficients of standardised features: what the trunk says is many numbers, whose chance agreements
@@ -102,14 +102,3 @@ class Odds(nn.Module):
         pull = torch.full_like(rows[0], ORDER_PULL)
         pull[-1] = CONSTANT_PULL
         self.order.copy_(logistic(rows, holds, weight, pull))
-
-
-def with_products(features: Tensor) -> Tensor:
-    """Features (..., F), and halves of their squares and products."""
-    first, second = torch.triu_indices(features.shape[-1], features.shape[-1], device=features.device)
-    return torch.cat([features, features[..., first] * features[..., second] / 2], -1)
-
-
-def with_products_of(count: int) -> int:
-    """How many those are."""
-    return count + count * (count + 1) // 2

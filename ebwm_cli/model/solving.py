@@ -56,3 +56,14 @@ def read(weight: Tensor, features: Tensor) -> Tensor:
     """What coefficients and constant (F + 1,) make of features (..., F)."""
     weight = weight.to(features)
     return features @ weight[:-1] + weight[-1]
+
+
+def with_products(features: Tensor) -> Tensor:
+    """Features (..., F), and halves of their squares and products."""
+    first, second = torch.triu_indices(features.shape[-1], features.shape[-1], device=features.device)
+    return torch.cat([features, features[..., first] * features[..., second] / 2], -1)
+
+
+def with_products_of(count: int) -> int:
+    """How many those are."""
+    return count + count * (count + 1) // 2

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from ebwm_cli.data.loader import Loader
 from ebwm_cli.recipe.schema import Recipe
@@ -20,19 +21,21 @@ LEVEL_PREDICTIONS = 4096
 """Of training windows, that a level is fitted to; more change it little."""
 REORDERED = 1 << 14
 """States of training windows whose contexts are read in another order, too; by fewer, what is chance is believed."""
-ANCHOR_PREDICTIONS = 2048
-"""Of validation windows, that the anchor of thinking is fitted to, which is one number."""
+HELD_OUT_PREDICTIONS = 2048
+"""Of validation windows, that the anchor of thinking is fitted to, which is one number, and by which it is chosen how
+much of what a level is fitted to is believed."""
 
 
 def anchor_fitted(world: ObservingWorld, recipe: Recipe, held_out: HeldOutWindows, abandon: Callable[[], bool]) -> bool:
     """Fit how far thinking goes, where the recipe has that; whether that was not abandoned."""
     if not isinstance(world, EnergyWorld) or not world.model.descent.anchor_fit:
         return True
-    windows = held_out.some(min(ANCHOR_PREDICTIONS, NUMBERS_AT_ONCE // world.spec.state_dim), world.spec.state_dim)
-    return fit_anchor(world, windows, recipe.think, step_generator(recipe.seed, -3), abandon)
+    return fit_anchor(world, _some(held_out, world), recipe.think, step_generator(recipe.seed, -3), abandon)
 
 
-def level_fitted(world: ObservingWorld, recipe: Recipe, loader: Loader, abandon: Callable[[], bool]) -> bool:
+def level_fitted(
+    world: ObservingWorld, recipe: Recipe, loader: Loader, held_out: HeldOutWindows, abandon: Callable[[], bool]
+) -> bool:
     """Fit what energies after a context are measured in, where the recipe has that; whether that was not abandoned."""
     if not isinstance(world, EnergyWorld) or world.network.level is None:
         return True
@@ -43,4 +46,11 @@ def level_fitted(world: ObservingWorld, recipe: Recipe, loader: Loader, abandon:
     others = plain.roll(len(plain) // 2, 0)  # mostly of another clip or document
     pairs = zip(*(windows.to(device).split(at_once) for windows in (plain, others)), strict=True)
     reordered = (states.to(device) for states in loader.plain(REORDERED // spec.context, at_once))
-    return fit_level(world, pairs, reordered, recipe.think, step_generator(recipe.seed, -2), abandon)
+    rng = step_generator(recipe.seed, -2)
+    return fit_level(world, pairs, reordered, _some(held_out, world), recipe.think, rng, abandon)
+
+
+def _some(held_out: HeldOutWindows, world: ObservingWorld) -> tuple[Tensor, ...]:
+    """Parts (B, T+1, ...) of so many of them that no memory is too small for all their predictions."""
+    state_dim = world.spec.state_dim
+    return held_out.some(min(HELD_OUT_PREDICTIONS, NUMBERS_AT_ONCE // state_dim), state_dim)

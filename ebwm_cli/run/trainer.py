@@ -211,7 +211,8 @@ class Trainer:
                 if anchor_fitted(self.world, self.recipe, self.held_out, abandon):
                     score = self.held_out.score(self.world, self.recipe.think, self.recipe.seed, abandon)
                 if score and self._is_best(score.loss):
-                    score = score if level_fitted(self.world, self.recipe, self.loader, abandon) else None
+                    fitted = level_fitted(self.world, self.recipe, self.loader, self.held_out, abandon)
+                    score = score if fitted else None
         told = self.ranks.told(score and asdict(score))
         if told is None:
             return None

@@ -1,4 +1,5 @@
-"""Fitting the level of energies: on predictions that their world makes of windows it has learned from.
+"""Fitting the level of energies: on predictions that their world makes of windows it has learned from, and of some that
+it has not, which say how much of that holds elsewhere.
 
 Windows are looked at as they are, not mixed and blurred as training has them. False are next states of another window,
 those two steps ahead, near misses, and true ones after a context in another order, of which more are looked at, as that
@@ -15,12 +16,14 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from ebwm_cli.model.level import Seen
+from ebwm_cli.model.level import Seen, Signs
 from ebwm_cli.model.state_space import differ
 from ebwm_cli.recipe.schema import ThinkSection
+from ebwm_cli.sampler.descent import Trajectory
 from ebwm_cli.world.costs import first_moves_are_made
 from ebwm_cli.world.energy import EnergyWorld
 from ebwm_cli.world.false_states import shuffle, states_from_elsewhere
+from ebwm_cli.world.observing import Memory
 from ebwm_cli.world.signs import clues_after, signs_after
 
 MISSED_BY = 0.3
@@ -33,15 +36,25 @@ def fit_level(
     world: EnergyWorld,
     plain: Iterable[tuple[Tensor, Tensor]],
     reordered: Iterable[Tensor],
+    held_out: Iterable[Tensor],
     think: ThinkSection,
     rng: torch.Generator,
     abandon: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Fit it to predictions, as `think` makes them, of windows (B, T+1, ...): `plain` ones, each with another of its
-    size; and those whose contexts are `reordered` here. False, changing nothing, as soon as `abandon()` says so."""
+    size; those whose contexts are `reordered` here; and `held_out` ones, which nothing was learned from. False,
+    changing nothing, as soon as `abandon()` says so."""
     network, space, think = world.network, world.space, think.model_copy(update={"samples": 1, "stop": "fixed"})
     assert network.level is not None
     made = first_moves_are_made(world.model, think)
+
+    def predicted(states: Tensor) -> tuple[Memory, Signs, Trajectory, Seen]:
+        context, truth = states[:, :-1], states[:, 1:]
+        memory = world.observe(context)
+        run, _ = world.descended(memory, think, rng)
+        signs = signs_after(world, memory, memory.length, think.cooling, run if made else None)
+        everywhere = torch.ones(truth.shape[:2], dtype=torch.bool, device=truth.device)
+        return memory, signs, run, Seen(signs.at(everywhere), space.ideal_energy(run.final, truth).flatten())
 
     errors: list[Seen] = []
     true: list[Seen] = []
@@ -50,15 +63,10 @@ def fit_level(
     for states, others in plain:
         if abandon():
             return False
-        context, truth = states[:, :-1], states[:, 1:]
-        memory = world.observe(context)
-        run, _ = world.descended(memory, think, rng)
-        signs = signs_after(world, memory, memory.length, think.cooling, run if made else None)
-        everywhere = torch.ones(truth.shape[:2], dtype=torch.bool, device=truth.device)
-        here = signs.at(everywhere)
-        errors.append(Seen(here, space.ideal_energy(run.final, truth)[everywhere]))
-        ended.append(run.energies[..., -1][everywhere])
-        true.append(Seen(here, world.total(space.certain(truth), memory)[everywhere]))
+        memory, signs, run, seen = predicted(states)
+        errors.append(seen)
+        ended.append(run.energies[..., -1].flatten())
+        true.append(Seen(seen.signs, world.total(space.certain(states[:, 1:]), memory).flatten()))
         for kind, candidate, where in _false_states(world, states, others, rng):
             false[kind].append(Seen(signs.at(where), world.total(candidate, memory)[where]))
     contexts: tuple[list[Tensor], list[Tensor]] = ([], [])
@@ -69,8 +77,14 @@ def fit_level(
         for clues, part in zip(told, contexts, strict=True):
             part.append(clues)
         false[ORDER].append(seen)
+    unlearned: list[Seen] = []
+    for states in held_out:
+        if abandon():
+            return False
+        unlearned.append(predicted(states)[-1])
     network.level.fit(
         Seen.joined(errors),
+        Seen.joined(unlearned),
         torch.cat(ended),
         Seen.joined(true),
         [Seen.joined(kind) for kind in false.values()],
