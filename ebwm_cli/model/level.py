@@ -213,8 +213,8 @@ class Level(nn.Module):
 
     def _fit_unit(self, errors: Seen, held_out: Seen) -> None:
         """To the logarithms of the first, believing what foretells those of the others best."""
-        features, wanted = self._telling(errors.signs), (errors.energy + self.floor).log()
-        others, theirs = self._telling(held_out.signs), (held_out.energy + self.floor).log()
+        features, others = self._telling(errors.signs), self._telling(held_out.signs)
+        wanted, theirs = ((seen.energy + self.floor.to(features)).log() for seen in (errors, held_out))
         hidden, clues = errors.signs.hidden.shape[-1], len(self.usual)
         counts = hidden, clues, features.shape[-1] - hidden - clues
         least = math.inf
