@@ -12,7 +12,7 @@ from small_set import make_set
 from training import finish, short_recipe
 
 from ebwm_cli.errors import RecipeError
-from ebwm_cli.model.state_space import LatentSpace
+from ebwm_cli.model.latent_space import LatentSpace
 from ebwm_cli.recipe.load import load_recipe
 from ebwm_cli.recipe.model import DescentSection
 from ebwm_cli.recipe.schema import ThinkSection

@@ -12,9 +12,9 @@ import torch
 from judges import OneAtATime
 from torch import Tensor, nn
 
+from ebwm_cli.model.latent_space import LatentSpace
 from ebwm_cli.model.ngram import Bigram
 from ebwm_cli.model.references import Copy
-from ebwm_cli.model.state_space import LatentSpace
 from ebwm_cli.model.token_space import TokenSpace
 from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.run.calibration import measure_calibration, shuffled_orders

@@ -13,7 +13,8 @@ from small_set import CONTEXT, make_set
 from ebwm_cli.commands.prepare_text import prepare_text
 from ebwm_cli.data.store import open_set
 from ebwm_cli.errors import DataError
-from ebwm_cli.model.state_space import NEAR_MISS, LatentSpace
+from ebwm_cli.model.latent_space import LatentSpace
+from ebwm_cli.model.state_space import NEAR_MISS
 from ebwm_cli.model.token_space import TokenSpace
 from ebwm_cli.run.measure import HeldOut
 from ebwm_cli.run.pairs import pair_windows, partners

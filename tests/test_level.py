@@ -15,25 +15,35 @@ ZERO = HIDDEN @ torch.tensor([0.3, 0.0, -0.1, 0.0, 0.2]) - 40
 UNIT = (HIDDEN @ torch.tensor([0.0, 0.7, 0.0, -0.3, 0.0]) + 1).exp()
 NOTHING = torch.zeros(2000)
 NO_CLUES = torch.empty(2000, 0)
+NOWHERE = torch.empty(2000, 0)
 STILL = FirstMoves(ZERO[:, None].expand(2000, MOVES + 1), torch.zeros(2000, MOVES))
 """First moves that went nowhere: the bottom was there."""
+
+
+def seen(signs, energy, point=None):
+    return Seen.joined([Seen(signs, energy, NOWHERE[: len(energy)] if point is None else point)])
 
 
 def level_of(error, ended=ZERO, clues=NO_CLUES, first=STILL, floor=0.01, true=None, false=None, held_out=None):
     """A level of predictions that were so wrong, after descents that ended there, on held-out windows as elsewhere. By
     default true states lie half an error to two above the end, false ones two to eight. No clue is an average."""
-    level, signs = Level(5, clues.shape[1], 0), Signs(HIDDEN, clues, first)
+    level, signs = Level(5, clues.shape[1], 0), Signs(HIDDEN, clues, NOWHERE, first)
     if true is None:
         true, false = (ended + error * low * torch.rand(2000, generator=rng(9)).mul(2).exp2() for low in (0.5, 2))
     kinds = false if isinstance(false, list) else [false]
     wrong = error if held_out is None else held_out
-    seen = [Seen.joined([Seen(signs, each)]) for each in (error, wrong, true, *kinds)]
-    level.fit(seen[0], seen[1], ended, seen[2], seen[3:], (clues, clues), floor)
+    found = [seen(signs, each) for each in (error, wrong, true, *kinds)]
+    level.fit(found[0], found[1], ended, found[2], found[3:], (clues, clues), floor)
     return level
 
 
 def after(level, clues=NO_CLUES, first=STILL, hidden=HIDDEN):
-    return level(Signs(hidden, clues, first))
+    return level(Signs(hidden, clues, NOWHERE, first))
+
+
+def measured(measure, energies):
+    """Nothing is known of where those candidates lie."""
+    return measure(energies, NOWHERE)
 
 
 def test_a_level_finds_zero_and_unit_where_they_are_what_it_can_say():
@@ -50,7 +60,7 @@ def test_a_level_finds_zero_and_unit_where_they_are_what_it_can_say():
     assert (measure.unit.log() - error.log()).std() < 0.2 * error.log().std()
     assert torch.allclose(measure.said, measure.unit.log() - error.log().mean(), atol=0.05)
     energies = ended[:, None] + torch.tensor([-0.5, 0.0, 0.5, 3.0, 100.0]) * error[:, None]
-    found = measure(energies)
+    found = measured(measure, energies)
     assert (found[:, 1:] > found[:, :-1]).all()
     assert spearman(found[:, 1].numpy(), error.numpy()) > 0.9  # predictions are ordered by their errors
     levelled, raw = (auroc(each[:, 3].numpy(), each[:, 2].numpy()) for each in (found, energies))
@@ -60,10 +70,10 @@ def test_a_level_finds_zero_and_unit_where_they_are_what_it_can_say():
 def test_a_levelled_energy_is_the_doubt_that_a_candidate_is_true_and_the_density():
     measure = after(level_of(UNIT))
     height = torch.tensor([0.1, 1.0, 2.0, 20.0]).expand(2000, 4)
-    found = measure(measure.zero[:, None] + height * measure.unit[:, None])
+    found = measured(measure, measure.zero[:, None] + height * measure.unit[:, None])
     density = SAY * (height + measure.said[:, None])
     false = 1 - torch.exp(density - found)  # of as many true ones as false ones
-    assert torch.allclose(false[:, 1], (-measure.threshold).sigmoid(), atol=1e-4)
+    assert torch.allclose(false[:, 1], (-measure.threshold[:, 0]).sigmoid(), atol=1e-4)
     assert (false[:, 0] < 0.1).all()
     assert (false[:, 3] > 0.9).all()
     assert 0.3 < false[:, 2].median() < 0.7  # true and false ones meet two errors above the end
@@ -72,7 +82,7 @@ def test_a_levelled_energy_is_the_doubt_that_a_candidate_is_true_and_the_density
 def told(level, clues, true, false):
     """How well one threshold tells false from true states."""
     measure = after(level, clues)
-    one, other = (measure(each[:, None])[:, 0].numpy() for each in (true, false))
+    one, other = (measured(measure, each[:, None])[:, 0].numpy() for each in (true, false))
     return auroc(other, one)
 
 
@@ -83,7 +93,7 @@ def test_where_much_moves_false_states_are_expected_to_lie_higher():
     true, false = ZERO + UNIT * noise[0] * (1 + moves), ZERO + UNIT * noise[1] * (1.5 + 2 * moves)
     blind, seeing = level_of(UNIT, true=true, false=false), level_of(UNIT, clues=clues, true=true, false=false)
     assert told(seeing, clues, true, false) > told(blind, NO_CLUES, true, false) + 0.05
-    threshold = after(seeing, clues).threshold / after(seeing, clues).sharpness
+    threshold = (after(seeing, clues).threshold / after(seeing, clues).sharpness)[:, 0]
     assert spearman(threshold.numpy(), moves.numpy()) > 0.9
 
 
@@ -93,7 +103,7 @@ def test_the_trunk_may_know_that_false_states_lie_higher():
     heights = torch.rand(2, 2000, generator=rng(8)).mul(2).exp2()
     true = ZERO + UNIT * heights[0] * torch.where(odd, 4.0, 1.0)
     level = level_of(UNIT, true=true, false=ZERO + UNIT * heights[1] * torch.where(odd, 16.0, 4.0))
-    threshold = after(level).threshold
+    threshold = after(level).threshold[:, 0]
     assert threshold[odd].median() > threshold[~odd].median() + 1
     assert spearman(threshold.numpy(), HIDDEN[:, 2].numpy()) > 0.9
 
@@ -109,7 +119,7 @@ def test_where_nothing_moves_what_can_not_be_told_is_left_undecided():
     assert (measure.sharpness >= BLUNTEST).all()
     assert measure.sharpness[~still].mean() > measure.sharpness[still].mean()
     assert told(level, clues, true, false) > 0.8
-    one, other = measure(true[:, None])[:, 0], measure(false[:, None])[:, 0]
+    one, other = (measured(measure, each[:, None])[:, 0] for each in (true, false))
     assert one[still].median() > one[~still].median()
     assert other[still].median() < other[~still].median()
 
@@ -118,15 +128,44 @@ def test_every_kind_of_false_state_counts_the_same():
     """However many there are of it."""
     near, far = ZERO + 2 * UNIT, ZERO + 30 * UNIT
     true = ZERO + UNIT * torch.rand(2000, generator=rng(7)).exp2()
-    twice = after(level_of(UNIT, true=true, false=[near, torch.cat([far])]))
-    level, signs = Level(5, 0, 0), Signs(HIDDEN, NO_CLUES, STILL)
-    many = [Seen.joined([Seen(signs, far)] * 5), Seen.joined([Seen(signs, near)])]
-    error, truth = (Seen.joined([Seen(signs, each)]) for each in (UNIT, true))
-    level.fit(error, error, ZERO, truth, many, (NO_CLUES, NO_CLUES), 0.01)
-    assert torch.allclose(after(level).threshold, twice.threshold, atol=1e-3)
-    none = Seen.joined([Seen(signs.at(torch.zeros(2000, dtype=torch.bool)), torch.empty(0))])
-    level.fit(error, error, ZERO, truth, [*many, none], (NO_CLUES, NO_CLUES), 0.01)
-    assert torch.allclose(after(level).threshold, twice.threshold, atol=1e-3)
+    twice = after(level_of(UNIT, true=true, false=[near, far]))
+    level, signs = Level(5, 0, 0), Signs(HIDDEN, NO_CLUES, NOWHERE, STILL)
+    many = [Seen.joined([seen(signs, far)] * 5), seen(signs, near)]
+    error, truth = (seen(signs, each) for each in (UNIT, true))
+    none = seen(signs.at(torch.zeros(2000, dtype=torch.bool)), torch.empty(0))
+    for kinds in (many, [*many, none]):
+        level.fit(error, error, ZERO, truth, kinds, (NO_CLUES, NO_CLUES), 0.01)
+        found = after(level).threshold
+        assert torch.allclose(found[:, :2].flip(1), twice.threshold[:, :2], atol=1e-3)
+        assert found[:, 2:].isposinf().all()
+
+
+def test_a_state_along_another_way_is_false_though_no_higher_than_true_ones():
+    """Shares of where it lies say so; along every way, energies that rise are measured as rising."""
+    count = 8
+    reached = torch.randn(2000, count, generator=rng(2))
+    spread = torch.tensor([3.0] * 4 + [0.1] * 4)
+    points = {
+        "true": reached + torch.randn(2000, count, generator=rng(3)) * spread,
+        "false": reached + torch.randn(2000, count, generator=rng(4)) * spread.flip(0),
+    }
+    heights = torch.rand(2, 2000, generator=rng(5)).mul(2).exp2()
+    energies = {name: ZERO + UNIT * height for name, height in zip(points, heights, strict=True)}
+    level, signs = Level(5, 0, 0, count), Signs(HIDDEN, NO_CLUES, reached, STILL)
+    error = seen(signs, UNIT, reached)
+    true, false = (seen(signs, energies[name], points[name]) for name in points)
+    level.fit(error, error, ZERO, true, [false], (NO_CLUES, NO_CLUES), 0.01)
+    measure = level(signs)
+    one, other = (measure(energies[name][:, None], points[name])[:, 0] for name in points)
+    assert auroc(other.numpy(), one.numpy()) > 0.95
+    blind = level_of(UNIT, true=energies["true"], false=energies["false"])
+    assert told(blind, NO_CLUES, energies["true"], energies["false"]) < 0.6
+    rising = ZERO[:, None] + torch.tensor([0.0, 0.1, 1.0, 10.0]) * UNIT[:, None]
+    for point in (*points.values(), reached):
+        found = measure(rising, point)
+        assert (found[:, 1:] > found[:, :-1]).all()
+    bottom = measure(ZERO[:, None], reached)[:, 0]
+    assert spearman(bottom.numpy(), UNIT.numpy()) > 0.99
 
 
 def test_where_units_are_small_a_bottom_is_known_as_well_as_where_they_are_large():
@@ -150,7 +189,7 @@ def test_predictions_are_ordered_by_the_density_alone():
     level = level_of(UNIT, clues=clues, true=true, false=false)
     measure = after(level, clues)
     assert float(level.close) == pytest.approx(2 * CLOSE)
-    bottom = measure((ZERO + 0.002 * UNIT * torch.randn(2000, generator=rng(6)))[:, None])[:, 0]
+    bottom = measured(measure, (ZERO + 0.002 * UNIT * torch.randn(2000, generator=rng(6)))[:, None])[:, 0]
     assert spearman(bottom.numpy(), UNIT.numpy()) > 0.99
 
 
@@ -166,7 +205,7 @@ def test_how_well_a_bottom_is_known_is_what_descents_miss_it_by_and_true_states_
 def test_energies_below_the_zero_and_far_above_have_an_order_and_no_nan():
     measure = after(level_of(UNIT))
     heights = torch.tensor([-1e4, -100.0, -10.0, -1.0, -0.05, 0.0, 0.05, 1.0, 1e4, 1e8])
-    found = measure(measure.zero[:, None] + heights * measure.unit[:, None])
+    found = measured(measure, measure.zero[:, None] + heights * measure.unit[:, None])
     assert found.isfinite().all()
     assert (found[:, 1:] > found[:, :-1]).all()
 
@@ -232,7 +271,7 @@ def test_nothing_is_foretold_beyond_what_was_seen():
     assert far.unit.min() >= near.unit.min() - 1e-4
     assert far.unit.max() <= near.unit.max() + 1e-4
     assert torch.equal(after(level, clues.sign() * 1e3).threshold, after(level, clues.sign() * 1e6).threshold)
-    odds = [each.threshold - each.sharpness * level.odds.middle for each in (far, near)]
+    odds = [(each.threshold - each.sharpness * level.odds.middle)[:, 0] for each in (far, near)]
     assert odds[0].min() >= odds[1].min() - 1e-2
     assert odds[0].max() <= odds[1].max() + 1e-2
 
@@ -250,11 +289,11 @@ def test_predictions_are_ordered_by_their_errors_where_all_are_smaller_than_what
     states = {"true": ZERO + lie, "false": ZERO + lie + error * (scene[:, 0] > -1)}
     for floor in (error.max() * 10, error.max() * 1000):
         measure = after(level_of(error, clues=scene, floor=float(floor), **states), scene)
-        assert spearman(measure(ZERO[:, None])[:, 0].numpy(), error.numpy()) > 0.95
+        assert spearman(measured(measure, ZERO[:, None])[:, 0].numpy(), error.numpy()) > 0.95
 
 
 def test_a_level_that_was_not_fitted_changes_no_energy():
     energies = torch.randn(2000, 3, generator=rng())
     moved = FirstMoves(torch.randn(2000, MOVES + 1), torch.randn(2000, MOVES).square())
     clues = torch.randn(2000, 2)
-    assert torch.equal(after(Level(5, 2, 1), clues, moved)(energies), energies)
+    assert torch.equal(measured(after(Level(5, 2, 1), clues, moved), energies), energies)

@@ -14,8 +14,9 @@ from training import levelled as with_level
 
 from ebwm_cli.data.loader import Loader
 from ebwm_cli.data.store import open_set
-from ebwm_cli.model.level import MOVES, Level, Measure
-from ebwm_cli.model.state_space import LONGER, LatentSpace, differ
+from ebwm_cli.model.latent_space import LONGER, LatentSpace
+from ebwm_cli.model.level import MOVES, Level
+from ebwm_cli.model.state_space import differ
 from ebwm_cli.model.token_space import TokenSpace
 from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.run.checkpoint import load_world
@@ -101,7 +102,7 @@ def test_some_positions_are_measured_as_among_all(modality):
     world, states = fitted(modality)
     memory = world.observe(states[:, :-1])
     every, some = world.measure(memory, memory.length), world.measure(memory, 2)
-    for part in ("zero", "unit", "said", "sharpness", "threshold"):
+    for part in ("zero", "unit", "said", "sharpness", "threshold", "reached"):
         assert torch.allclose(getattr(some, part), getattr(every, part)[:, -2:], atol=1e-4)
 
 
@@ -121,12 +122,15 @@ def test_a_level_is_fitted_to_true_next_states_and_four_kinds_of_false_ones(moda
     def energies(candidates):
         return world.total(candidates, memory)
 
-    def is_of(seen, expected, where):
+    def is_of(seen, expected, where, candidate=None):
+        if candidate is not None:
+            expected = energies(candidate)
+            assert torch.allclose(seen.point, space.point(candidate)[where].double())
         assert torch.allclose(seen.energy, expected[where].double(), atol=1e-5)
         assert torch.allclose(seen.signs.hidden, memory.kept.hidden[where].double(), atol=1e-5)
 
     everywhere = torch.ones(truth.shape[:2], dtype=torch.bool)
-    is_of(true, energies(space.certain(truth)), everywhere)
+    is_of(true, None, everywhere, space.certain(truth))
     run, _ = world.descended(memory, THINK, rng())
     is_of(errors, space.ideal_energy(run.final, truth), everywhere)
     assert torch.allclose(ended, run.energies[..., -1].flatten(), atol=1e-5)
@@ -140,10 +144,10 @@ def test_a_level_is_fitted_to_true_next_states_and_four_kinds_of_false_ones(moda
     assert len(shuffled) == len(ordered)
     assert not clues.shape[-1] or not torch.allclose(shuffled, ordered, atol=0.1)
     others = states.roll(16, 0)[:, 1:]
-    is_of(other, energies(space.certain(others)), differ(others, truth))
+    is_of(other, None, differ(others, truth), space.certain(others))
     assert len(other.energy) <= count - 2 * truth.shape[1]
     later = torch.cat([states[:, 2:], states[:, -1:]], 1)
-    is_of(ahead, energies(space.certain(later)), differ(later, truth))
+    is_of(ahead, None, differ(later, truth), space.certain(later))
     assert len(ahead.energy) < count - len(states)
     assert len(near.energy) == count
     assert not torch.allclose(near.energy, true.energy, atol=1e-3)
@@ -159,14 +163,15 @@ def test_energies_of_predictions_are_measured(modality):
     made = world.predict(memory, THINK, rng())
     run, _ = world.descended(memory, THINK, rng())
     measure = world.measure(memory, memory.length)
-    assert torch.allclose(made.energies, measure(run.energies), atol=1e-4)
+    assert torch.allclose(made.energies, measure(run.energies, world.space.point(run.final)), atol=1e-4)
     assert torch.allclose(made.bare, run.energies, atol=1e-5)
     assert (run.energies[..., -1] - measure.zero).std() < run.energies[..., -1].std()
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_a_level_moves_nothing(modality):
-    """It measures all candidates after a state in the same: their order, and so every descent, stays what it is."""
+    """It measures all energies on the way to a candidate in the same, and choices go by those below: predictions and
+    descents stay what they are."""
     level, states = fitted(modality)
     plain = world_of("ebt", modality, stirred=0.1)
     known = [world.observe(states[:, :-1]) for world in (plain, level)]
@@ -182,10 +187,14 @@ def test_a_level_moves_nothing(modality):
             assert torch.allclose(one.sample_states, two.sample_states, atol=1e-6)
             assert torch.allclose(one.state, two.state, atol=1e-6)
             assert torch.allclose(one.sample_gaps, two.sample_gaps, atol=1e-5)
-            assert torch.allclose(measure(one.energies), two.energies, atol=1e-4)
+            point = level.space.point
+            assert torch.allclose(measure(one.energies, point(one.state)), two.energies, atol=1e-4)
             assert torch.allclose(one.bare, two.bare, atol=1e-5)
             assert one.bare_energies is None
-            assert torch.allclose(measure(one.sample_energies), two.sample_energies, atol=1e-4)
+            for sample in range(think.samples):
+                mine = one.sample_energies[..., sample : sample + 1]
+                expected = measure(mine, point(one.sample_states[..., sample, :]))
+                assert torch.allclose(expected, two.sample_energies[..., sample : sample + 1], atol=1e-4)
             assert torch.equal(one.steps_used, two.steps_used)
             # First moves may be shorter, or left out: then those that energies are measured by are looked up.
             more = int(think.backtrack or think.stop == "energy")
@@ -195,11 +204,11 @@ def test_a_level_moves_nothing(modality):
             items = torch.tensor([3, 1])
             kept, other = (each.keep(again, items) for each in (two, one))
             assert torch.allclose(kept.bare, other.bare, atol=1e-5)
-            theirs = Measure(*(each[items] for each in vars(measure).values()))
-            assert torch.allclose(theirs(kept.bare), kept.energies, atol=1e-4)
+            theirs = measure.at(lambda each: each[torch.tensor([3, 1])])
+            assert torch.allclose(theirs(kept.bare, point(kept.state)), kept.energies, atol=1e-4)
     truth = level.space.certain(states[:, 1:])
     judged = [world.judge(truth, memory) for world, memory in zip((plain, level), known, strict=True)]
-    assert torch.allclose(measure(judged[0][..., None])[..., 0], judged[1], atol=1e-4)
+    assert torch.allclose(measure(judged[0][..., None], level.space.point(truth))[..., 0], judged[1], atol=1e-4)
 
 
 @pytest.mark.parametrize("modality", MODALITIES)

@@ -14,7 +14,7 @@ from small_text import make_text_set, small_text_recipe
 
 from ebwm_cli.commands.think import think
 from ebwm_cli.console_think import render
-from ebwm_cli.model.state_space import LatentSpace
+from ebwm_cli.model.latent_space import LatentSpace
 from ebwm_cli.model.token_space import TokenSpace
 from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.run.checkpoint import load_world

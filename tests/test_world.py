@@ -267,6 +267,7 @@ TEXT = StateSpec(modality="text", state_dim=200, context=16)
         (TEXT, 1, {"start": "zeros", "compatibility": True}),
         (TEXT, 3, {"start": "zeros"}),
         (TEXT, 2, {"start": "forecast"}),
+        (TEXT, 4, {"start": "forecast", "energies": {"level": True}}),
     ],
 )
 def test_flops_are_those_torch_counts(spec, steps, model):

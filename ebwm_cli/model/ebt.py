@@ -26,8 +26,8 @@ class EnergyTransformer(nn.Module):
     landscapes. `compatibility` adds the term in brackets: the context's own say, whose gradient is an output
     layer; `turned` gives it the matrix A, for candidates that are embedded by the table observed states are. `squares`
     reads the energy as |A h|^2 / 2 of the hidden state, which is never below 0. Where there are `clues`, so many of the
-    state space and so many averages among them, what energies after one context are measured in, `level`, is kept with
-    the weights; no descent uses it.
+    state space, so many averages among them, and so many numbers of a candidate's point, what energies after a context
+    are measured in, `level`, is kept with the weights; no descent uses it.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class EnergyTransformer(nn.Module):
         compatibility: bool = False,
         turned: bool = True,
         squares: bool = False,
-        clues: tuple[int, int] | None = None,
+        clues: tuple[int, int, int] | None = None,
     ) -> None:
         super().__init__()
         adaln = num_landscapes if step_conditioning == "adaln" else 0

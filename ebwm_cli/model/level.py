@@ -10,19 +10,21 @@ each of these is believed, windows say that nothing was learned from. So h says 
 lies above the prediction: with the ln, a Gaussian's of its variance, minus the log of a density, up to factors,
 approximated at its mode (Laplace). It orders predictions by how wrong they will be.
 
-Whether a candidate is the true next state is another question, which a logistic regression answers (`model/odds.py`).
-A level rises with E. At the bottom a candidate is hardly false, so that there the density alone is left: therefore
-`zero` must be known to much less than a unit where units are small, too.
+Whether a candidate is the true next state is another question, which logistic regressions answer (`model/odds.py`).
+They are told, too, which way it lies off where the first moves led (`model/directions.py`). Whichever way that is, a
+level rises with E; energies along a descent are measured as that of its end is, so that they fall where E falls. At the
+bottom a candidate is hardly false, so that there the density alone is left: therefore `zero` must be known to much less
+than a unit where units are small, too.
 
-All is solved from predictions that were made; nothing is learned with the weights. Knows no world and no candidate.
+All is solved from predictions that were made; nothing is learned with the weights. Knows no world and no state space.
 """
 
-# N predictions, W width, C clues of the state space
+# N predictions, W width, C clues of the state space, D numbers of a candidate's point
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -30,6 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ebwm_cli.model.directions import Directions
 from ebwm_cli.model.odds import Odds
 from ebwm_cli.model.solving import read, ridge, with_products, with_products_of
 
@@ -71,18 +74,38 @@ class Measure:
     """To how many units zero is known."""
     sharpness: Tensor
     threshold: Tensor
-    """In odds at h = 1."""
+    """In odds at h = 1, of each kind of false states, (..., KINDS)."""
+    reached: Tensor
+    """By the first moves, (..., D)."""
+    against: Callable[[Tensor, Tensor], Tensor]
+    """What an offset from there (..., D) adds to odds of those kinds, where that is the unit."""
 
-    def __call__(self, energy: Tensor) -> Tensor:
-        """Energies (..., K) of K candidates after each of those states, measured so."""
-        zero, unit, said, close, sharpness, threshold = (each.unsqueeze(-1) for each in vars(self).values())
+    def __call__(self, energy: Tensor, point: Tensor) -> Tensor:
+        """Energies (..., K) on the way to a candidate at `point` (..., D) after each of those states, measured so."""
+        zero, unit, said, close = (each.unsqueeze(-1) for each in (self.zero, self.unit, self.said, self.close))
         height = (energy - zero) / unit
-        odds = sharpness * log_height(height, close) - threshold
-        return torch.where(sharpness > 0, F.softplus(odds) + SAY * (height + said), energy)
+        threshold = self.threshold - self.against(point - self.reached, self.unit)
+        logs = log_height(height, close).unsqueeze(-1)
+        odds = (self.sharpness.unsqueeze(-2) * logs - threshold.unsqueeze(-2)).logsumexp(-1)
+        levelled = F.softplus(odds) + SAY * (height + said)
+        return torch.where(self.sharpness[..., :1] > 0, levelled, energy)
+
+    def at(self, pick: Callable[[Tensor], Tensor]) -> Measure:
+        """Of what that makes of those states."""
+        return Measure(
+            pick(self.zero),
+            pick(self.unit),
+            pick(self.said),
+            pick(self.close),
+            pick(self.sharpness),
+            pick(self.threshold),
+            pick(self.reached),
+            self.against,
+        )
 
     def repeated(self, times: int) -> Measure:
         """Of the same states (B, P), `times` over, (B, times * P)."""
-        return Measure(*(torch.cat([each] * times, 1) for each in vars(self).values()))
+        return self.at(lambda each: torch.cat([each] * times, 1))
 
 
 @dataclass(frozen=True)
@@ -108,20 +131,23 @@ class Signs:
     """What the trunk says, (..., W)."""
     clues: Tensor
     """What the state space says, (..., C), nan where it does not know."""
+    reached: Tensor
+    """The point where the first moves led, (..., D)."""
     first: FirstMoves
 
     def at(self, where: Tensor) -> Signs:
         """After those states (N,) at which `where` (...) holds."""
         first = FirstMoves(self.first.energies[where], self.first.lengths[where])
-        return Signs(self.hidden[where], self.clues[where], first)
+        return Signs(self.hidden[where], self.clues[where], self.reached[where], first)
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Signs (N, ...), and an energy (N,) that was found after each."""
+    """Signs (N, ...), an energy (N,) that was found after each, and the point (N, D) of the candidate that has it."""
 
     signs: Signs
     energy: Tensor
+    point: Tensor
 
     @staticmethod
     def joined(parts: Sequence[Seen]) -> Seen:
@@ -133,7 +159,8 @@ class Seen:
         signs = [part.signs for part in parts]
         first = FirstMoves(join([each.first.energies for each in signs]), join([each.first.lengths for each in signs]))
         hidden, clues = join([each.hidden for each in signs]), join([each.clues for each in signs])
-        return Seen(Signs(hidden, clues, first), join([part.energy for part in parts]))
+        known = Signs(hidden, clues, join([each.reached for each in signs]), first)
+        return Seen(known, join([part.energy for part in parts]), join([part.point for part in parts]))
 
 
 class Level(nn.Module):
@@ -149,8 +176,9 @@ class Level(nn.Module):
     close: Tensor
     cooling: Tensor
 
-    def __init__(self, width: int, clues: int, averages: int) -> None:
-        """`clues`: how many, beside the lengths of the first moves; the last `averages` are of all states so far."""
+    def __init__(self, width: int, clues: int, averages: int, numbers: int = 0) -> None:
+        """`clues`: how many, beside the lengths of the first moves; the last `averages` are of all states so far.
+        `numbers` say where a candidate lies."""
         super().__init__()
         clues += MOVES
         self.register_buffer("zero", torch.zeros(FACTS + 1))
@@ -162,13 +190,16 @@ class Level(nn.Module):
         self.register_buffer("floor", torch.ones(()))
         self.register_buffer("close", torch.ones(()))
         self.register_buffer("cooling", torch.zeros(()))  # of the first moves
-        self.odds = Odds(width, clues, averages)
+        self.directions = Directions(numbers)
+        self.odds = Odds(width, clues, averages, self.directions.bands)
 
     def forward(self, signs: Signs) -> Measure:
         """What energies are measured in where there are those `signs`."""
-        zero, log_unit, x = self._foretold(signs)
+        zero, log_unit, telling = self._foretold(signs)
         close = self.close.to(zero).expand_as(zero)
-        return Measure(zero, log_unit.exp(), log_unit - self.typical, close, *self.odds(x))
+        sharpness, threshold = self.odds(telling)
+        said = log_unit - self.typical
+        return Measure(zero, log_unit.exp(), said, close, sharpness, threshold, signs.reached, self._against)
 
     def cools_by(self, cooling: float) -> bool:
         """Whether that shortened the moves it was fitted to."""
@@ -188,8 +219,8 @@ class Level(nn.Module):
     ) -> None:
         """`errors`: ideal energies of predictions, those under `floor` (> 0) hardly told apart, or under less where
         most are small; `held_out`: such of windows that nothing was learned from; `ended`: the energies (N,) that
-        descents of the first ones ended at; `true` and `false`: energies of true next states and of as many kinds of
-        false ones as are given; `contexts`: the last of the clues, averages among them, after some contexts (N', ...)
+        descents of the first ones ended at; `true` and `false`: energies of true next states and of each kind of false
+        ones, as `Odds` has them; `contexts`: the last of the clues, averages among them, after some contexts (N', ...)
         as they are, and in another order; `cooling`: of the first moves."""
         signs, ideal = errors.signs, errors.energy
         some = ideal[ideal > NONE * floor]
@@ -204,12 +235,13 @@ class Level(nn.Module):
         self._fit_unit(errors, held_out)
         log_units, bottoms = self._foretold(signs)[1], ended.cpu().double()
         self.zero.copy_(ridge(signs.first.facts, bottoms, ZERO_PULL, (-2 * log_units).exp()))  # its miss in units
-        missed, below = self._heights(Seen(signs, bottoms))[0].abs(), -self._heights(true)[0]
+        missed, below = self._heights(signs, bottoms)[0].abs(), -self._heights(true.signs, true.energy)[0]
         self.close.copy_(TIMES * torch.stack([missed.quantile(MOST), below.quantile(MOST)]).max().clamp_min(CLOSE))
         averages = slice(len(self.usual) - self.odds.averages, None)
         ordered, shuffled = (F.pad(each.cpu().double(), (len(self.usual) - each.shape[1], 0)) for each in contexts)
         self.odds.fit_order(self._standard(ordered)[:, averages], self._standard(shuffled)[:, averages])
-        self.odds.fit(self._log_heights(true), [self._log_heights(kind) for kind in false if len(kind.energy)])
+        self.directions.fit(true.point - true.signs.reached)
+        self.odds.fit(self._judged(true), [self._judged(kind) for kind in false])
 
     def _fit_unit(self, errors: Seen, held_out: Seen) -> None:
         """To the logarithms of the first, believing what foretells those of the others best."""
@@ -230,25 +262,29 @@ class Level(nn.Module):
                 self.bounds.copy_(bounds)
                 self.typical.copy_(foretold.mean())
 
-    def _heights(self, seen: Seen) -> tuple[Tensor, Tensor]:
-        """Of energies that were seen (N,), and what odds are read from there, (N, W + MOVES + C)."""
-        zero, log_unit, x = self._foretold(seen.signs)
-        return (seen.energy - zero) / log_unit.exp(), x
+    def _heights(self, signs: Signs, energy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of energies (N,), units (N,), and what odds are read from there, (N, W + MOVES + C + ...)."""
+        zero, log_unit, telling = self._foretold(signs)
+        return (energy - zero) / log_unit.exp(), log_unit.exp(), telling
 
-    def _log_heights(self, seen: Seen) -> tuple[Tensor, Tensor]:
-        """The same as odds read it."""
-        height, x = self._heights(seen)
-        return log_height(height, self.close.to(height)), x
+    def _judged(self, seen: Seen) -> tuple[Tensor, Tensor, Tensor]:
+        """What odds are fitted to."""
+        height, unit, telling = self._heights(seen.signs, seen.energy)
+        shares = self.directions(seen.point - seen.signs.reached, unit)
+        return log_height(height, self.close.to(height)), shares, telling
+
+    def _against(self, offset: Tensor, unit: Tensor) -> Tensor:
+        """What offsets (..., D) from where first moves led add to odds, (..., KINDS)."""
+        return self.odds.against(self.directions(offset, unit))
 
     def _foretold(self, signs: Signs) -> tuple[Tensor, Tensor, Tensor]:
-        """Zero and ln unit (...), and what that is read from, (..., W + MOVES + C)."""
+        """Zero and ln unit (...), and what that is read from, (..., W + MOVES + C + ...)."""
         telling = self._telling(signs)
         log_unit = read(self.unit, telling).clamp(*self.bounds.to(telling))
-        known = signs.hidden.shape[-1] + len(self.usual)
-        return read(self.zero, signs.first.facts), log_unit, telling[..., :known]
+        return read(self.zero, signs.first.facts), log_unit, telling
 
     def _telling(self, signs: Signs) -> Tensor:
-        """What units are read from: hidden states, clues, and their products, (..., W + MOVES + C + ...)."""
+        """What units and odds are read from: hidden states, clues, and their products, (..., W + MOVES + C + ...)."""
         return torch.cat([signs.hidden, with_products(self._clues(signs))], -1)
 
     def _clues(self, signs: Signs) -> Tensor:

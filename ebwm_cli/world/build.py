@@ -13,9 +13,11 @@ import torch
 from torch import nn
 
 from ebwm_cli.model.diffusion import DiffusionTransformer
+from ebwm_cli.model.directions import LARGEST
 from ebwm_cli.model.ebt import EnergyTransformer
+from ebwm_cli.model.latent_space import LatentSpace
 from ebwm_cli.model.rnn import RecurrentNetwork
-from ebwm_cli.model.state_space import LatentSpace, StateSpace
+from ebwm_cli.model.state_space import StateSpace
 from ebwm_cli.model.token_space import TokenSpace
 from ebwm_cli.model.transformer import Transformer
 from ebwm_cli.recipe.model import (
@@ -63,6 +65,7 @@ class Cost:
 
 def _ebt(model: EbtSection, spec: StateSpec) -> EnergyWorld:
     space = TokenSpace if spec.modality == "text" else LatentSpace
+    clues = space.tried_count + space.clue_count, space.average_count, point_size(model, spec)
     network = EnergyTransformer(
         width=model.width,
         layers=model.layers,
@@ -73,9 +76,14 @@ def _ebt(model: EbtSection, spec: StateSpec) -> EnergyWorld:
         compatibility=model.compatibility,
         turned=turns(model),
         squares=model.head == "squares",
-        clues=(space.tried_count + space.clue_count, space.average_count) if model.energies.level else None,
+        clues=clues if model.energies.level else None,
     )
     return EnergyWorld(network, build_space(model, spec, start=model.start, rule=model.tokens.rule), model, spec)
+
+
+def point_size(model: ModelSection, spec: StateSpec) -> int:
+    """Numbers of the point where a candidate's energy is evaluated."""
+    return model.width if spec.modality == "text" else spec.state_dim
 
 
 def _transformer(model: TransformerSection, spec: StateSpec) -> DirectWorld:
@@ -130,10 +138,11 @@ def build_space(
 
 def space_cost(model: ModelSection, spec: StateSpec) -> SpaceCost:
     """What a state of `spec` costs beside the network."""
-    product = 2.0 * spec.state_dim * model.width
+    product, size = 2.0 * spec.state_dim * model.width, point_size(model, spec)
+    turned = 2.0 * size**2 * (size <= LARGEST)
     if spec.modality == "text":  # tokens are looked up; candidates and their gradients cross the whole table
-        return SpaceCost(0.0, product, 0.0, product, product + turns(model) * 2.0 * model.width**2)
-    return SpaceCost(product * (bool(model.appearance) + bool(model.motion)), 0.0, product, 0.0, product)
+        return SpaceCost(0.0, product, 0.0, product, product + turns(model) * 2.0 * model.width**2, turned)
+    return SpaceCost(product * (bool(model.appearance) + bool(model.motion)), 0.0, product, 0.0, product, turned)
 
 
 def build_world(model: ModelSection, spec: StateSpec) -> ObservingWorld:

@@ -63,6 +63,8 @@ class SpaceCost:
     """From the gradient at the point back to the candidate."""
     head: float
     """From hidden states to a candidate."""
+    turn: float
+    """A point, to where its directions are read."""
 
 
 def turns(model: ModelSection) -> bool:
@@ -114,10 +116,11 @@ def energy_flops(model: EbtSection, spec: StateSpec, think: ThinkSection, space:
     if not (forecast or model.compatibility):  # behind the last keys and values nothing observed is learned
         behind = 2.0 * length * model.width * (model.width + 3 * hidden_width(model) + 2 * length)
         per_window -= (OBSERVE_PASSES - 1) * behind
+    told = model.energies.level * ((think.samples + 1) * space.point + think.samples * space.turn)  # which way they lie
     one = trunk_flops(model, 1, length)
     look = space.point + THINK_PASSES * (one + scored) + space.move
     test = space.point + one + scored
-    remember = one + space.read + forecast + turned
+    remember = one + space.read + forecast + turned + told
     tries = think.steps if think.backtrack else 1  # where each move leads, or the last one
     per_state = think.samples * (think.steps * look + tries * test) + remember
     if model.energies.level and not first_moves_are_made(model, think):

@@ -33,7 +33,7 @@ from ebwm_cli.world.gradient import RunningLoss
 from ebwm_cli.world.learning import Lesson, learn
 from ebwm_cli.world.observing import Memory, ObservingWorld, best_of
 from ebwm_cli.world.protocol import Judged, Prediction
-from ebwm_cli.world.signs import signs_after
+from ebwm_cli.world.signs import first_moves_counted, signs_after
 
 SMALLEST_STEP_SIZE = 1e-4
 DROP_DECAY = 0.99
@@ -223,11 +223,9 @@ class EnergyWorld(ObservingWorld):
         if self.network.level is not None:
             bare = run.energies
             made = first_moves_are_made(self.model, think) and self.network.level.cools_by(think.cooling)
-            run = replace(run, energies=self.measure(memory, count, run if made else None).repeated(samples)(bare))
-            if not made:
-                one = torch.zeros_like(run.looks)
-                one[:, :count] = 1
-                run = replace(run, looks=run.looks + MOVES * one, tries=run.tries + one)
+            measure = self.measure(memory, count, run if made else None).repeated(samples)
+            run = replace(run, energies=measure(bare, self.space.point(run.final)))
+            run = run if made else first_moves_counted(run, count)
         return best_of(run, samples, origin, select=think.select, space=self.space, rng=rng, bare=bare)
 
     def descended(
@@ -322,8 +320,8 @@ class EnergyWorld(ObservingWorld):
         """The same of many candidates: first moves, which energies are measured by, are looked up once."""
         if self.network.level is None:
             return lambda candidate, start=None: self.total(candidate, memory, start)
-        measure = self.measure(memory, positions)
-        return lambda candidate, start=None: measure(self.total(candidate, memory, start)[..., None])[..., 0]
+        measure, total, point = self.measure(memory, positions), partial(self.total, memory=memory), self.space.point
+        return lambda candidate, start=None: measure(total(candidate, start=start)[..., None], point(candidate))[..., 0]
 
     @torch.no_grad()
     def total(self, candidate: Tensor, memory: Memory, start: Tensor | None = None) -> Tensor:

@@ -54,7 +54,8 @@ def fit_level(
         run, _ = world.descended(memory, think, rng)
         signs = signs_after(world, memory, memory.length, think.cooling, run if made else None)
         everywhere = torch.ones(truth.shape[:2], dtype=torch.bool, device=truth.device)
-        return memory, signs, run, Seen(signs.at(everywhere), space.ideal_energy(run.final, truth).flatten())
+        ideal, point = space.ideal_energy(run.final, truth), space.point(run.final)
+        return memory, signs, run, Seen(signs.at(everywhere), ideal.flatten(), point.flatten(0, 1))
 
     errors: list[Seen] = []
     true: list[Seen] = []
@@ -66,9 +67,11 @@ def fit_level(
         memory, signs, run, seen = predicted(states)
         errors.append(seen)
         ended.append(run.energies[..., -1].flatten())
-        true.append(Seen(seen.signs, world.total(space.certain(states[:, 1:]), memory).flatten()))
+        truth = space.certain(states[:, 1:])
+        true.append(Seen(seen.signs, world.total(truth, memory).flatten(), space.point(truth).flatten(0, 1)))
         for kind, candidate, where in _false_states(world, states, others, rng):
-            false[kind].append(Seen(signs.at(where), world.total(candidate, memory)[where]))
+            energy, point = world.total(candidate, memory), space.point(candidate)
+            false[kind].append(Seen(signs.at(where), energy[where], point[where]))
     contexts: tuple[list[Tensor], list[Tensor]] = ([], [])
     for states in reordered:
         if abandon():
@@ -118,6 +121,7 @@ def _reordered(world: EnergyWorld, states: Tensor, cooling: float, rng: torch.Ge
     memories = [world.observe(each) for each in (context, shuffled)]
     told = [clues_after(world, memory) for memory in memories]
     where = differ(shuffled, context).any(1, keepdim=True)
-    energy = world.total(world.space.certain(states[:, -1:]), memories[1])
-    seen = Seen(signs_after(world, memories[1], 1, cooling).at(where), energy[where])
+    truth = world.space.certain(states[:, -1:])
+    energy, point = world.total(truth, memories[1]), world.space.point(truth)
+    seen = Seen(signs_after(world, memories[1], 1, cooling).at(where), energy[where], point[where])
     return [clues[~clues.isnan().any(-1)] for clues in told], seen

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -39,11 +40,18 @@ def signs_after(world: EnergyWorld, memory: Memory, count: int, cooling: float, 
     lengths = run.moves[:, :count, :MOVES].square() * (start.shape[-1] / 2)
     first = FirstMoves(run.energies[:, :count, : MOVES + 1], lengths)
     assert run.kept is not None
-    tried = world.space.clues_tried(run.kept[:, :count])
-    clues = clues_after(world, memory)[:, -count:]
-    return Signs(said, torch.cat([tried, clues.to(tried)], -1), first)
+    kept = run.kept[:, :count]
+    tried, clues = world.space.clues_tried(kept), clues_after(world, memory)[:, -count:]
+    return Signs(said, torch.cat([tried, clues.to(tried)], -1), world.space.point(kept), first)
 
 
 def clues_after(world: EnergyWorld, memory: Memory) -> Tensor:
     """Of the state space (B, T, C), after each state."""
     return world.space.clues(memory.states, lambda: world.own_start(memory, memory.length))
+
+
+def first_moves_counted(run: Trajectory, count: int) -> Trajectory:
+    """A `run` with what first moves from `count` positions cost on top, where they were made beside it."""
+    one = torch.zeros_like(run.looks)
+    one[:, :count] = 1
+    return replace(run, looks=run.looks + MOVES * one, tries=run.tries + one)

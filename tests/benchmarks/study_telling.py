@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from ebwm_cli.data.loader import Loader
 from ebwm_cli.data.store import open_set
 from ebwm_cli.model.ebt import EnergyTransformer
-from ebwm_cli.model.state_space import STILL, LatentSpace, differ
+from ebwm_cli.model.latent_space import STILL, LatentSpace
+from ebwm_cli.model.state_space import differ
 from ebwm_cli.recipe.load import load_recipe
 from ebwm_cli.recipe.model import EbtSection
 from ebwm_cli.run.statistics import auroc
