@@ -88,6 +88,8 @@ class Odds(nn.Module):
         false ones, of which there may be none. `fit_order` comes first."""
         known = [kind for kind in false if len(kind[0])]
         spread = true[2][:, : self.width].std(0, correction=0).clamp_min(1e-6)
+        for each in (self.sharpness, self.way, self.threshold, self.disorder):
+            each.zero_()
         self.middle.copy_(true[0].mean())
         self.limits.fill_(math.inf)
         for number, kind in enumerate(false):

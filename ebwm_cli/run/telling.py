@@ -87,8 +87,9 @@ def _ways(space: StateSpace, score: str, reference: str) -> list[tuple[str, str,
         pull = "its KL from the start in nats, of a uniform start the same for every certain token and less for others"
         apart = "KL in nats of a candidate from the model's own prediction, of a certain token its -ln p"
     anchored = f"the start is the state space's own, and an anchor, where there is one, adds {pull}"
+    levelled = f"{anchored}; a level, where there is one, tells how high a candidate lies, and which way"
     return [
-        (SCORE, score, f"total {score} of a candidate", anchored),
+        (SCORE, score, f"total {score} of a candidate", levelled),
         (ABOVE, "above the prediction's", f"{score} of a candidate less that of the model's own prediction", ""),
         (BARE, "without its anchor", f"{score} of a candidate that is its own start, so that no anchor adds to it", ""),
         (PREDICTION, "distance from prediction", apart, ""),
