@@ -1,8 +1,9 @@
 """What System 2 costs: spectral steps in training, and many samples of one prediction.
 
-`python tests/benchmarks/bench_thinking.py --data data/clips` prints two ratios of CPU time, each taken in one run:
+`python tests/benchmarks/bench_thinking.py --data data/clips` prints ratios of CPU time, each taken in one run:
 updates of the default video recipe with `step_control: spectral`, whose curvature is looked up in one update of EVERY,
-over fixed ones; and a prediction of 16 samples over 16 predictions of one.
+over fixed ones; and a prediction of 16 samples over 16 predictions of one, after every state of windows, which mostly
+saves what many small products cost, and of the next state alone, where all samples share one long context.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ def updates(prepared: PreparedSet, control: str) -> Callable[[], object]:
     return run
 
 
-def predictions(prepared: PreparedSet, samples: int, times: int) -> Callable[[], object]:
+def predictions(prepared: PreparedSet, samples: int, times: int, positions: int | None) -> Callable[[], object]:
     world = Trainer(load_recipe("video_ebt_4xs", []), prepared, torch.device("cpu")).world
     states = Loader(prepared.split("train"), WINDOWS, 0, prepared.spec.context).batch(0).states
     think, rng = ThinkSection(steps=4, samples=samples), torch.Generator().manual_seed(0)
 
     def run() -> None:
         for _ in range(times):
-            world.predict(world.observe(states[:, :-1]), think, rng)
+            world.predict(world.observe(states[:, :-1]), think, rng, positions=positions)
 
     return run
 
@@ -68,14 +69,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20)
     asked = parser.parse_args()
     prepared = open_set(asked.data)
-    fixed, spectral, one, many = taken(
+    fixed, spectral, one, many, one_next, many_next = taken(
         asked.repeats,
         updates(prepared, "fixed"),
         updates(prepared, "spectral"),
-        predictions(prepared, 1, SAMPLES),
-        predictions(prepared, SAMPLES, 1),
+        *(predictions(prepared, *each, positions) for positions in (None, 1) for each in ((1, SAMPLES), (SAMPLES, 1))),
     )
-    found = {"spectral over fixed": spectral / fixed, f"{SAMPLES} samples over {SAMPLES} times one": many / one}
+    name = f"{SAMPLES} samples over {SAMPLES} times one"
+    found = {"spectral over fixed": spectral / fixed, name: many / one, f"{name}, next state": many_next / one_next}
     print(json.dumps({name: round(value, 3) for name, value in found.items()}, indent=2))
 
 
