@@ -7,11 +7,11 @@ import torch
 from kinds import rng
 from torch.nn import functional as F
 
-from ebwm_cli.model.odds import IN_FULL, KINDS, Odds
+from ebwm_cli.model.odds import IN_FULL, KINDS, Judged, Odds
 from ebwm_cli.model.solving import with_products
 
 WIDTH, CLUES, AVERAGES, WAYS, COUNT = 3, 4, 2, 2, 4000
-NONE = (torch.empty(0), torch.empty(0, WAYS), torch.empty(0, WIDTH + CLUES))
+NONE = Judged(torch.empty(0), torch.empty(0, WAYS), torch.empty(0, WIDTH + CLUES))
 NO_WAY = torch.zeros(COUNT, WAYS).double()
 
 
@@ -35,7 +35,7 @@ def telling(x: torch.Tensor) -> torch.Tensor:
 
 
 def seen(log_height: torch.Tensor, x: torch.Tensor, shares: torch.Tensor = NO_WAY):
-    return log_height, shares, telling(x)
+    return Judged(log_height, shares, telling(x))
 
 
 def fitted(*further, shuffled_ones=NONE, true=None, order: bool = True) -> Odds:

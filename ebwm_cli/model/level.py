@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ebwm_cli.model.directions import Directions
-from ebwm_cli.model.odds import Odds
+from ebwm_cli.model.odds import Judged, Odds
 from ebwm_cli.model.solving import read, ridge, with_products, with_products_of
 
 MOVES = 2
@@ -267,11 +267,11 @@ class Level(nn.Module):
         zero, log_unit, telling = self._foretold(signs)
         return (energy - zero) / log_unit.exp(), log_unit.exp(), telling
 
-    def _judged(self, seen: Seen) -> tuple[Tensor, Tensor, Tensor]:
+    def _judged(self, seen: Seen) -> Judged:
         """What odds are fitted to."""
         height, unit, telling = self._heights(seen.signs, seen.energy)
         shares = self.directions(seen.point - seen.signs.reached, unit)
-        return log_height(height, self.close.to(height)), shares, telling
+        return Judged(log_height(height, self.close.to(height)), shares, telling)
 
     def _against(self, offset: Tensor, unit: Tensor) -> Tensor:
         """What offsets (..., D) from where first moves led add to odds, (..., KINDS)."""

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,17 @@ BLUNTEST = 1.5
 IN_FULL = 1.0
 """The least that disorder counts. It is log-odds already, of which a regression beside other features believes less,
 from windows that it has learned."""
+
+
+class Judged(NamedTuple):
+    """States that odds are fitted to."""
+
+    log_height: Tensor
+    """(N,)."""
+    shares: Tensor
+    """(N, ways)."""
+    telling: Tensor
+    """What all is read from, (N, F)."""
 
 
 class Odds(nn.Module):
@@ -73,9 +85,8 @@ class Odds(nn.Module):
         """Sharpness and threshold, at h = 1, of each kind (..., KINDS), read from hidden states and standardised clues
         with their products (..., F)."""
         clues, limits = telling[..., self.width :], self.limits.to(telling)
-        sharpness = torch.stack([read(each, clues) for each in self.sharpness], -1).clamp_min(self.bluntest)
-        threshold = torch.stack([read(each, telling) for each in self.threshold], -1)
-        threshold = threshold.clamp(limits[:, 0], limits[:, 1]) + sharpness * self.middle
+        sharpness = read(self.sharpness, clues).clamp_min(self.bluntest)
+        threshold = read(self.threshold, telling).clamp(limits[:, 0], limits[:, 1]) + sharpness * self.middle
         threshold[..., -1] -= self.disorder * self._disorder(telling)
         return sharpness, threshold
 
@@ -83,18 +94,17 @@ class Odds(nn.Module):
         """What shares (..., ways) add to the odds of each kind, (..., KINDS)."""
         return shares @ self.way.T.to(shares)
 
-    def fit(self, true: tuple[Tensor, ...], false: Sequence[tuple[Tensor, ...]]) -> None:
-        """To ln h (N,), shares (N, ways) and what all is read from (N, F), of true next states, and of the kinds of
-        false ones, of which there may be none. `fit_order` comes first."""
-        known = [kind for kind in false if len(kind[0])]
-        spread = true[2][:, : self.width].std(0, correction=0).clamp_min(1e-6)
+    def fit(self, true: Judged, false: Sequence[Judged]) -> None:
+        """To true next states, and to the kinds of false ones, of which there may be none. `fit_order` comes first."""
+        count = sum(len(kind.log_height) > 0 for kind in false)
+        spread = true.telling[:, : self.width].std(0, correction=0).clamp_min(1e-6)
         for each in (self.sharpness, self.way, self.threshold, self.disorder):
             each.zero_()
-        self.middle.copy_(true[0].mean())
+        self.middle.copy_(true.log_height.mean())
         self.limits.fill_(math.inf)
         for number, kind in enumerate(false):
-            if len(kind[0]):
-                self._fit_kind(number, true, kind, spread, 1 / len(known))
+            if len(kind.log_height):
+                self._fit_kind(number, true, kind, spread, 1 / count)
         self.bluntest.fill_(BLUNTEST)
 
     def fit_order(self, natural: Tensor, shuffled: Tensor) -> None:
@@ -109,9 +119,7 @@ class Odds(nn.Module):
         pull[-1] = CONSTANT_PULL
         self.order.copy_(logistic(rows, holds, weight, pull))
 
-    def _fit_kind(
-        self, number: int, true: tuple[Tensor, ...], false: tuple[Tensor, ...], spread: Tensor, share: float
-    ) -> None:
+    def _fit_kind(self, number: int, true: Judged, false: Judged, spread: Tensor, share: float) -> None:
         """Of a kind that is such a `share` of all false states, which are as many as true ones."""
         ordered, parts = number < KINDS - 1, []
         for log_height, shares, telling in (true, false):
@@ -134,7 +142,7 @@ class Odds(nn.Module):
         self.threshold[number] = threshold
         if not ordered:
             self.disorder.copy_(disorder.clamp_min(IN_FULL)[0])
-        thresholds = read(threshold, torch.cat([true[2], false[2]]))
+        thresholds = read(threshold, torch.cat([true.telling, false.telling]))
         self.limits[number] = torch.stack(thresholds.aminmax())
 
     def _disorder(self, telling: Tensor) -> Tensor:

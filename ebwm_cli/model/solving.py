@@ -53,9 +53,10 @@ def logistic(features: Tensor, holds: Tensor, weight: Tensor, pull: Tensor) -> T
 
 
 def read(weight: Tensor, features: Tensor) -> Tensor:
-    """What coefficients and constant (F + 1,) make of features (..., F)."""
+    """What coefficients and constant (F + 1,), or several sets of them (S, F + 1), make of features (..., F): (...) or
+    (..., S)."""
     weight = weight.to(features)
-    return features @ weight[:-1] + weight[-1]
+    return features @ weight[..., :-1].movedim(-1, 0) + weight[..., -1]
 
 
 def with_products(features: Tensor) -> Tensor:
