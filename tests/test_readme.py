@@ -3,14 +3,18 @@
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 import yaml
+from small_set import make_run, make_set
 
 from ebwm_cli import cli
 from ebwm_cli.recipe.load import load_recipe, shipped_recipes
 from ebwm_cli.recipe.load_study import load_study
+from ebwm_cli.run.folder import LATEST
+from ebwm_cli.run.safe_write import point
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -78,6 +82,17 @@ def test_cheap_commands_run(command, tmp_path, monkeypatch, capsys):
         words += ["changes={data.state_dim: 128, data.context: 16}"] if words[0] == "scale" else states
     assert cli.run(words) == 0
     assert capsys.readouterr().out
+
+
+def test_the_python_code_runs(tmp_path, monkeypatch):
+    folder = make_run(tmp_path / "runs" / "one", make_set(tmp_path / "data")).parent
+    point(tmp_path / "runs" / LATEST, folder, tmp_path / "aside")
+    monkeypatch.chdir(tmp_path)
+    (block,) = [block for kind, block in BLOCKS if kind == "python"]
+    names: dict[str, Any] = {}
+    exec(block, names)
+    assert names["found"].energies.shape[-1] == 17
+    assert names["frames"].dtype == "uint8"
 
 
 def test_recipes_and_files_named_in_the_text_exist():
