@@ -275,6 +275,18 @@ def test_budgets_that_mean_nothing_are_usage_errors(model: Path, options: dict) 
         thought(model, **options)
 
 
+def test_a_beam_without_anything_to_keep_is_a_usage_error(model: Path) -> None:
+    for typed, told in (
+        ({"beam": 4}, "^beam=4: futures are kept of several samples, samples=1 has one$"),
+        (
+            {"beam": 4, "samples": 4, "select": "mean"},
+            "^beam=4: futures are kept by their energies, not by select=mean$",
+        ),
+    ):
+        with pytest.raises(UsageError, match=told):
+            thought(model, horizon=2, thinking=typed)
+
+
 @pytest.mark.parametrize(
     ("typed", "told"),
     [

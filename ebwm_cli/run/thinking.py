@@ -34,12 +34,17 @@ def budget_of(habits: ThinkSection, asked: Mapping[str, Any], further: Mapping[s
     try:
         return ThinkSection.model_validate({**habits.model_dump(), **changes})
     except ValidationError as error:
-        problems = [_problem(each, further or {}) for each in error.errors(include_url=False, include_context=False)]
-        raise UsageError("; ".join(problems), "--thinking stop=energy tolerance=1e-3 backtrack=true") from None
+        found = error.errors(include_url=False, include_context=False)
+        problems = [_problem(each, further or {}) for each in found]
+        hint = "--thinking stop=energy tolerance=1e-3 backtrack=true"
+        together = not found[0]["loc"]  # each of the values is one that there is
+        raise UsageError("; ".join(problems), "--samples 4 --thinking beam=4" if together else hint) from None
 
 
 def _problem(detail: Any, further: Mapping[str, Any]) -> str:
     """What pydantic found, by the words that were typed."""
+    if not detail["loc"]:
+        return detail["msg"].removeprefix("Value error, ")
     key = str(detail["loc"][0])
     typed = f"--thinking {key}" if key in further else f"--{key}"
     if key not in ThinkSection.model_fields:

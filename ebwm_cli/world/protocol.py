@@ -96,8 +96,9 @@ class WorldModel(Protocol):
 class Judged(Protocol):
     """`Judge.judge` after one Memory."""
 
-    def __call__(self, candidate: Tensor, start: Tensor | None = None) -> Tensor:
-        """Score (B, T') of `candidate` (B, T', D)."""
+    def __call__(self, candidate: Tensor, start: Tensor | None = None, like: Tensor | None = None) -> Tensor:
+        """Score (B, T') of `candidate` (B, T', D); measured as that of `like` (B, T', D) is, where what a score is
+        measured in depends on the candidate, so that all candidates of a descent, or of a landscape, compare."""
         ...
 
 

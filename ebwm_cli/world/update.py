@@ -115,7 +115,7 @@ def update_weights(
     limits = [train.clip_norm, train.clip_spikes * (usual_norm or 0.0)]
     norm = nn.utils.clip_grad_norm_(world.parameters(), min((limit for limit in limits if limit), default=math.inf))
     set_learning_rate(optimizer, step, train, fraction)
-    values = torch.stack([loss, norm, *measures.values()]).tolist()  # the only wait for the device
+    values = torch.stack([loss, norm, *measures.values()]).tolist()
     update = Update(values[0], values[1], dict(zip(measures, values[2:], strict=True)))
     if update.finite:
         optimizer.step()
