@@ -15,7 +15,7 @@ from kills import digests, kill_and_compare
 
 from ebwm_cli.commands import prepare
 from ebwm_cli.commands.prepare import prepare_demo, prepare_video
-from ebwm_cli.data import intake
+from ebwm_cli.data import demo, intake
 from ebwm_cli.data.store import open_set
 from ebwm_cli.data.writer import locked
 from ebwm_cli.errors import DataError, ResourceError, UsageError
@@ -145,6 +145,40 @@ def test_a_folder_that_is_no_set_is_left_alone(clips: Path, tmp_path: Path) -> N
         with pytest.raises(DataError, match="is no prepared set"):
             list(prepare_video(clips, out, **SMALL))
     assert [path.name for path in (tmp_path / "letters").iterdir()] == ["letter.txt"]
+
+
+@pytest.mark.parametrize("stray", ["manifest.json", ".lock"])
+def test_a_folder_of_another_program_is_left_alone(clips: Path, tmp_path: Path, stray: str) -> None:
+    mine = tmp_path / "mine"
+    (mine / "train").mkdir(parents=True)
+    (mine / "train" / "labels.csv").write_text("a,b")
+    (mine / stray).write_text('{"name": "my web app"}')
+    before = digests(mine)
+    with pytest.raises(DataError, match="is no prepared set"):
+        list(prepare_video(clips, mine, workers=1, **SMALL))
+    assert digests(mine) == before
+
+
+def test_a_set_without_its_kept_frames_is_made_again(clips: Path, tmp_path: Path) -> None:
+    list(prepare_video(clips, tmp_path / "set", workers=1, **SMALL))
+    for name in (".frames", ".lock"):
+        path = tmp_path / "set" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    assert last(list(prepare_video(clips, tmp_path / "set", workers=1, **SMALL))).clips == 5
+
+
+def test_a_demo_that_is_cut_off_while_it_renders_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut_off(path: Path, *_: object) -> None:
+        path.with_name(f".{path.name}").touch()
+        raise KeyboardInterrupt
+
+    out = tmp_path / "demo"
+    with monkeypatch.context() as during:
+        during.setattr(demo, "render_clip", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            list(prepare_demo(out, clips=3, workers=1, **SMALL))
+    (out / ".lock").touch()  # a killed one leaves it
+    assert last(list(prepare_demo(out, clips=3, workers=1, **SMALL))).clips == 3
 
 
 def test_a_set_inside_its_source_does_not_eat_itself(clips: Path, tmp_path: Path) -> None:

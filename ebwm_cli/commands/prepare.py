@@ -91,6 +91,7 @@ def prepare_demo(
     count = clips or CLIP_COUNT
     with locked(out):
         began = time.monotonic()
+        (out / FRAMES).mkdir(exist_ok=True)  # says whose folder this is, should rendering be cut off
         fresh = render_demo(out / CLIPS, count, seed, workers or usable_cores())
         if fresh:
             yield Notice(notice=f"rendered {fresh} clips of colliding balls in {time.monotonic() - began:.1f} s")

@@ -115,6 +115,7 @@ def prepare_sums(
     out = out or Path("data") / "sums"
     with locked(out), space_or_error(out):
         began = time.monotonic()
+        (out / TOKENS).mkdir(exist_ok=True)  # says whose folder this is, should writing be cut off
         fresh = write_sums(out / TEXTS, seed, lines or LINES)
         if fresh:
             yield Notice(notice=f"wrote {fresh:,} documents of sums in {time.monotonic() - began:.1f} s")

@@ -78,7 +78,19 @@ def space_or_error(out: Path) -> Iterator[None]:
 
 
 def _ours(out: Path) -> bool:
-    return any((out / name).exists() for name in (MANIFEST, FRAMES, TOKENS, LOCK))
+    """Whether `out` is an earlier prepare's: by what it keeps, by a sealed manifest, or as it holds nothing but a lock.
+
+    Other programs call their files manifest.json and .lock, too.
+    """
+    if any((out / name).is_dir() for name in (FRAMES, TOKENS)):
+        return True
+    if not (out / MANIFEST).exists():
+        return (out / LOCK).exists() and all(path.name.startswith(".") for path in out.iterdir())
+    try:
+        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(manifest, dict) and {"seal", "format"} <= manifest.keys()
 
 
 def write_splits(folder: Path, clips: Sequence[Clip], encoder: FrameEncoder) -> None:
