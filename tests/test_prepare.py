@@ -181,6 +181,26 @@ def test_a_demo_that_is_cut_off_while_it_renders_goes_on(tmp_path: Path, monkeyp
     assert last(list(prepare_demo(out, clips=3, workers=1, **SMALL))).clips == 3
 
 
+def test_a_clip_that_vanishes_meanwhile_is_set_aside(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = tmp_path / "clips", tmp_path / "set"
+    shutil.copytree(clips, source)
+
+    class Late(intake.Workers):
+        def decode(self, jobs, sampling):  # type: ignore[no-untyped-def]
+            (source / "3.mp4").unlink(missing_ok=True)
+            return super().decode(jobs, sampling)
+
+    with monkeypatch.context() as during:
+        during.setattr(intake, "Workers", Late)
+        end = last(list(prepare_video(source, out, workers=2, **SMALL)))
+    assert end.clips == 4
+    assert [(each.file, each.reason) for each in end.quarantined] == [("3.mp4", "No such file or directory")]
+    shutil.copy(clips / "3.mp4", source)  # back again, it is a clip like others
+    assert last(list(prepare_video(source, out, workers=2, **SMALL))).clips == 5
+
+
 def test_a_set_inside_its_source_does_not_eat_itself(clips: Path, tmp_path: Path) -> None:
     source = tmp_path / "clips"
     shutil.copytree(clips, source)
