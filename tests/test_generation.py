@@ -141,6 +141,46 @@ def test_tokens_of_other_tokenizers_are_said_as_the_text_grows():
     assert "".join(stream.add(token) for token in (0, 1, 1)) == "the fox fox"
 
 
+BYTES = {f"<0x{byte:02X}>": 1 + byte for byte in range(256)}
+
+
+def llama_like() -> Tokenizer:
+    """Characters a and U+FFFD, spaces before words, and bytes for all other characters."""
+    vocabulary = {"</s>": 0, **BYTES, "a": 257, "▁": 258, "\ufffd": 259}
+    inner = Inner(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True))
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    inner.decoder = decoders.Sequence(steps)  # type: ignore[arg-type]
+    inner.add_special_tokens(["</s>"])
+    return Tokenizer(inner, "file", 0)
+
+
+@pytest.mark.parametrize("text", ["aaé€a", "é€🦊", "▁a▁a", "a\ufffda", "a\ufffd", "a🦊"])
+def test_characters_of_byte_tokens_are_said_once(text):
+    tokenizer = llama_like()
+    stream, tokens = TextStream(tokenizer), tokenizer.encode(text).tolist()
+    said = [stream.add(token) for token in tokens]
+    assert "".join([*said, stream.rest()]) == tokenizer.decode(tokens)
+    whole = text.replace("▁", "").replace("\ufffda", "a").removesuffix("\ufffd")  # U+FFFD waits for what follows
+    assert sum(map(bool, said)) >= len(whole)
+
+
+@pytest.mark.parametrize("tokenizer", [llama_like(), byte_tokenizer()], ids=["file", "bytes"])
+def test_a_character_that_stays_incomplete_is_said_at_the_end(tokenizer):
+    stream, tokens = TextStream(tokenizer), tokenizer.encode("a🦊").tolist()[:-1]
+    said = [stream.add(token) for token in tokens]
+    assert "".join(said) == "a"
+    assert "".join([*said, stream.rest()]) == tokenizer.decode(tokens)
+
+
+def test_the_report_tells_what_all_its_tokens_decode_to(model, monkeypatch):
+    tokens = load_world(model).encoder.encode("a🦊").tolist()[:-1]
+    left = list(tokens)
+    monkeypatch.setattr(Choice, "take", lambda self, logits, rng: left.pop(0))
+    _, _, report = written(model, "the ", max_new=len(tokens))
+    assert report.tokens == tokens
+    assert report.text == "".join(report.pieces) == load_world(model).encoder.decode(tokens)
+
+
 # ---------------------------------------------------------------------------------------------- measuring
 
 
