@@ -268,6 +268,11 @@ def test_wishes_that_mean_nothing_are_answered(model, options):
     assert caught.value.hint
 
 
+def test_a_prompt_that_is_no_text_is_refused(model, capsys):
+    assert cli.run(["think", "--checkpoint", str(model), "--prompt", "the \udcff"]) == 2
+    assert "--prompt: it holds bytes that are no UTF-8" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ebwm_cli.data.encoders import Tokenizer
+from ebwm_cli.data.text import is_text
 from ebwm_cli.errors import UsageError
 from ebwm_cli.run.checkpoint import load_world
 from ebwm_cli.run.device import set_threads
@@ -49,6 +50,8 @@ def continue_text(
         raise UsageError(
             "--temperature can't be negative, and --top-p is above 0 and at most 1", "--temperature 0.8 --top-p 0.95"
         )
+    if not is_text(prompt):
+        raise UsageError("--prompt: it holds bytes that are no UTF-8", '--prompt "Once upon a time"')
     set_threads()
     loaded = load_world(checkpoint, device=device)
     tokenizer = loaded.encoder
