@@ -20,6 +20,7 @@ from ebwm_cli.run.report import Notice, Report
 from ebwm_cli.run.report_calibration import CalibrationReport
 from ebwm_cli.run.resampling import DRAWS
 from ebwm_cli.run.telling import false_states
+from ebwm_cli.run.thinking import in_vain
 
 
 def calibration(
@@ -56,6 +57,7 @@ def calibration(
     held_out, context, space = asked.held_out, asked.context, asked.loaded.space
     pairs = pair_windows(held_out, context)
     yield Notice(notice=f"{windows_in_words(asked.prepared, held_out, context)}, {context} predictions each")
+    yield from in_vain(asked.loaded, {}, thinking)
     rows = []
     for name, each in zip(short_names([each.path for each in asked.everyone]), asked.everyone, strict=True):
         yield Notice(notice=f"measuring {shown(each.path)}")

@@ -18,7 +18,7 @@ from ebwm_cli.run.measure import reference_errors
 from ebwm_cli.run.outputs import shown
 from ebwm_cli.run.report import Notice, Report
 from ebwm_cli.run.report_difficulty import DifficultyReport
-from ebwm_cli.run.thinking import drop_of
+from ebwm_cli.run.thinking import drop_of, in_vain
 
 HINT = "ebwm prepare demo --world balls (or sums), and --data with that set"
 
@@ -56,6 +56,7 @@ def difficulty(
     yield Notice(notice=f"{windows_in_words(prepared, held_out, context)}, {told}")
     if loaded.world.score is None:
         yield Notice(notice="it predicts in one pass: there are no steps to compare")
+    yield from in_vain(loaded, {}, thinking)
     reference = reference_errors(loaded, held_out, asked.baseline.predictor)
     measured = measure(loaded, held_out, by_steps, seed)
     thinks, think = measured.many is not None, loaded.recipe.think

@@ -43,7 +43,7 @@ from ebwm_cli.run.outputs import folder_beside, shown
 from ebwm_cli.run.questions import Question, ask, read_questions
 from ebwm_cli.run.report import EvalReport, Notice, ReferenceRow, Report, RolloutRow, SamplesRow, StepsRow, StopRow
 from ebwm_cli.run.statistics import partial_spearman, spearman
-from ebwm_cli.run.thinking import thinking_as
+from ebwm_cli.run.thinking import in_vain, thinking_as
 from ebwm_cli.world.build import cost, thinking_flops
 
 ROLLOUT = 4
@@ -85,7 +85,7 @@ def evaluate(
     prepared = held_out_set(loaded, data)
     windows = prepared.split(split)
     context = loaded.spec.context
-    stride = min(stride or context, context)
+    longest, stride = stride or context, min(stride or context, context)
     references = references_of(loaded.space, prepared.split("train"))
     wanted = (ROLLOUT if references.copying else 0) if rollout is None else rollout
     horizon = min(wanted, context // 2)
@@ -93,6 +93,8 @@ def evaluate(
     held_out, ahead = HeldOut(windows, stride, most), HeldOut(windows, context, most)
     starts = spread(windows.windows(context, stride), most)
     yield Notice(notice=f"{windows_in_words(prepared, held_out, context)}, {stride} predictions each")
+    if stride < longest:
+        yield Notice(notice=f"windows begin {stride} states apart, a whole context, and no {longest}")
     if horizon < wanted:
         yield Notice(notice=f"rolling out {horizon} states, half the context of {loaded.spec.context}")
 
@@ -100,6 +102,7 @@ def evaluate(
     if loaded.world.score is None:
         yield Notice(notice="it predicts in one pass: there are no steps and no samples to compare")
         steps = samples = ()
+    yield from in_vain(loaded, {}, thinking)
     judged = _Judged(loaded, held_out, seed)
     scores = judged.scores(think)
     known = {name: reference_errors(loaded, held_out, predictor) for name, predictor in references.predictors.items()}

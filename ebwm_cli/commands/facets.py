@@ -19,6 +19,7 @@ from ebwm_cli.run.outputs import shown
 from ebwm_cli.run.pairs import pair_windows
 from ebwm_cli.run.report import Notice, Report
 from ebwm_cli.run.report_facets import FacetsReport
+from ebwm_cli.run.thinking import in_vain
 
 
 def facets(
@@ -53,6 +54,7 @@ def facets(
     held_out, context = asked.held_out, asked.context
     pairs = pair_windows(held_out, context)
     yield Notice(notice=f"{windows_in_words(asked.prepared, held_out, context)}, {context} predictions each")
+    yield from in_vain(asked.loaded, {}, thinking)
     difficulty = Difficulty(asked.baseline.name, reference_errors(asked.loaded, held_out, asked.baseline.predictor))
     rows = []
     for each in asked.everyone:

@@ -20,7 +20,7 @@ from ebwm_cli.run.outputs import shown
 from ebwm_cli.run.report import Notice, Report
 from ebwm_cli.run.report_text import GenerateReport, TokenReport
 from ebwm_cli.run.safe_write import replace_file
-from ebwm_cli.run.thinking import budget_of
+from ebwm_cli.run.thinking import budget_of, in_vain
 
 
 def continue_text(
@@ -60,9 +60,9 @@ def continue_text(
             f"--prompt: {shown(loaded.path)} was trained on {loaded.spec.modality}, it continues no text",
             "ebwm think --input CLIP, or a checkpoint trained on text",
         )
-    think = budget_of(loaded.recipe.think, {"steps": steps, "samples": samples, "stop": stop}, thinking)
-    if loaded.world.score is None and any(each is not None for each in (steps, samples, stop)):
-        yield Notice(notice=f"{shown(loaded.path)} predicts in one pass: steps, samples and stopping change nothing")
+    asked = {"steps": steps, "samples": samples, "stop": stop}
+    think = budget_of(loaded.recipe.think, asked, thinking)
+    yield from in_vain(loaded, asked, thinking)
     given = tokenizer.encode(prompt).tolist() or [tokenizer.end_of_text]
     context = loaded.spec.context
     if len(given) > context:

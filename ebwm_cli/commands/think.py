@@ -29,7 +29,7 @@ from ebwm_cli.run.outputs import folder_beside, next_number, shown
 from ebwm_cli.run.report import Notice, Report
 from ebwm_cli.run.report_think import DescentRow, ThinkReport, TokenChance
 from ebwm_cli.run.safe_write import replace_file
-from ebwm_cli.run.thinking import budget_of
+from ebwm_cli.run.thinking import budget_of, in_vain
 from ebwm_cli.run.thought import Scene, Thought, think_about
 from ebwm_cli.run.thought_measures import (
     committed_share,
@@ -73,9 +73,9 @@ def think(
         raise UsageError("--horizon: there is at least one state to predict", "--horizon 1")
     set_threads()
     loaded = load_world(checkpoint, device=device)
-    budget = budget_of(loaded.recipe.think, {"steps": steps, "samples": samples, "stop": stop}, thinking)
-    if loaded.world.score is None and any(each is not None for each in (steps, samples, stop)):
-        yield Notice(notice=f"{shown(loaded.path)} predicts in one pass: steps, samples and stopping change nothing")
+    asked = {"steps": steps, "samples": samples, "stop": stop}
+    budget = budget_of(loaded.recipe.think, asked, thinking)
+    yield from in_vain(loaded, asked, thinking)
     if input:
         scene, prepared = _from_clip(loaded, input, horizon), _set_at_hand(loaded, data)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,8 @@ from pydantic import ValidationError
 from ebwm_cli.errors import UsageError
 from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.run.checkpoint import LoadedWorld
+from ebwm_cli.run.outputs import shown
+from ebwm_cli.run.report import Notice
 from ebwm_cli.world.protocol import WorldModel
 
 
@@ -51,6 +53,13 @@ def _problem(detail: Any, further: Mapping[str, Any]) -> str:
         near = difflib.get_close_matches(key, ThinkSection.model_fields, n=1)
         return f"{typed}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
     return f"{typed}: {detail['msg'].replace('Input should be', 'should be')}, got {detail['input']}"
+
+
+def in_vain(loaded: LoadedWorld, asked: Mapping[str, Any], further: Mapping[str, Any] | None) -> Iterator[Notice]:
+    """A notice where something was asked for, as of `budget_of`, of a model that predicts in one pass."""
+    if loaded.world.score is None and (further or any(each is not None for each in asked.values())):
+        what = "steps, samples, stopping and --thinking change nothing"
+        yield Notice(notice=f"{shown(loaded.path)} predicts in one pass: {what}")
 
 
 def drop_of(world: WorldModel, think: ThinkSection) -> str:
