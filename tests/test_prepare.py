@@ -225,6 +225,11 @@ def test_fewer_frames_than_dimensions_still_work(clips: Path, tmp_path: Path) ->
     assert open_set(tmp_path / "set").spec.state_dim == end.latent_dim
 
 
+def test_the_smallest_frames_are_frames(clips: Path, tmp_path: Path) -> None:
+    list(prepare_video(clips / "1.mp4", tmp_path / "set", workers=1, size=4, latent_dim=6, context=3))
+    assert open_set(tmp_path / "set").spec.state_dim == 6
+
+
 def test_too_short_clips_are_told_and_too_little_is_refused(clips: Path, tmp_path: Path) -> None:
     source = tmp_path / "clips"
     source.mkdir()
@@ -247,7 +252,8 @@ def test_too_short_clips_are_told_and_too_little_is_refused(clips: Path, tmp_pat
         {"interval": 0.0},
         {"interval": -1.0},
         {"interval": float("nan")},
-        {"size": 2},
+        {"size": 3},
+        {"size": 257},
         {"latent_dim": 0},
         {"context": 0},
         {"encoder": "dino"},

@@ -43,6 +43,8 @@ from ebwm_cli.run.processors import usable_cores
 from ebwm_cli.run.report import ClipReport, Notice, PrepareReport, Quarantined, Report, WindowCounts
 
 INTERVAL = 0.25
+SIZES = (4, 256)
+"""Pixels of a frame's side, from and to."""
 CLIPS = "clips"
 
 
@@ -106,8 +108,9 @@ def _sampling(interval: float | None, every: int | None, size: int) -> Sampling:
         raise UsageError(f"--every must be at least 1, not {every}", "--every 1")
     if interval is not None and not 1e-4 <= interval <= 86400:
         raise UsageError(f"--interval must be between 0.0001 and 86400 seconds, not {interval}", "--interval 0.25")
-    if not 4 <= size <= 256:
-        raise UsageError(f"--size must be between 4 and 256 pixels, not {size}", "--size 32")
+    least, most = SIZES
+    if not least <= size <= most:
+        raise UsageError(f"--size must be between {least} and {most} pixels, not {size}", "--size 32")
     return Sampling(None if every is not None else interval or INTERVAL, every, size)
 
 
