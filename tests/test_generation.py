@@ -26,6 +26,7 @@ from ebwm_cli.run.checkpoint import load_world
 from ebwm_cli.run.generation import Choice, TextStream
 from ebwm_cli.run.report import EvalReport, Notice, ThinkReport
 from ebwm_cli.run.report_text import GenerateReport, TokenReport
+from ebwm_cli.world.build import thinking_flops
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,20 @@ def test_the_report_is_what_was_streamed(model):
     assert [each.done for each in streamed] == list(range(1, len(streamed) + 1))
     assert all(0 < p <= 1 for p in report.probabilities)
     assert report.steps_used == [3] * len(report.tokens)
+
+
+def test_the_flops_are_those_of_what_was_looked_at(model):
+    loaded = load_world(model)
+    for samples in (1, 3):
+        _, streamed, report = written(model, "the ", max_new=5, steps=2, samples=samples)
+        assert [(each.looks, each.tries) for each in streamed] == [(2 * samples, samples)] * 5
+        each = thinking_flops(loaded.recipe, loaded.spec, 2.0 * samples, samples)
+        assert report.flops == pytest.approx(5 * each)
+
+
+def test_a_beam_says_that_it_is_for_states(model):
+    notices, _, _ = written(model, "the ", max_new=2, samples=2, thinking={"beam": 2})
+    assert any("beam" in each.notice for each in notices)
 
 
 def test_a_seed_says_what_is_drawn(model):
@@ -259,7 +274,13 @@ def test_a_model_of_clips_continues_no_text_and_one_of_text_sees_no_clips(home, 
 
 @pytest.mark.parametrize(
     "options",
-    [{"max_new": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}, {"stop": "never"}, {"samples": 0}],
+    [
+        {"max_new": 0},
+        *({"temperature": value} for value in (-1.0, float("inf"), float("nan"))),
+        *({"top_p": value} for value in (0.0, 1.5)),
+        {"stop": "never"},
+        {"samples": 0},
+    ],
 )
 def test_wishes_that_mean_nothing_are_answered(model, options):
     with pytest.raises(EbwmError) as caught:

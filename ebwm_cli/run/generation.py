@@ -54,6 +54,10 @@ class NewToken:
     steps_used: int
     probability: float
     """Of this token, at temperature 1."""
+    looks: int
+    """Energies that were computed and differentiated for it, over all samples."""
+    tries: int
+    """Energies that were only computed."""
 
 
 @torch.no_grad()
@@ -84,6 +88,8 @@ def generate(
             energy=prediction.energy.item() if world.score else None,
             steps_used=int(prediction.steps_used.item()),
             probability=logits.double().softmax(-1)[token].item(),
+            looks=int(prediction.looks.item()),
+            tries=int(prediction.tries.item()),
         )
         if last:
             return
