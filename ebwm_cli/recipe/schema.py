@@ -62,8 +62,8 @@ class TrainSection(Section):
     batch_size: Count = 32
     """Windows per update."""
     accumulate: Count = 1
-    """Parts a batch is cut into, to fit in memory; the update is the same. Several devices make as many parts each, so
-    a batch is cut into the next multiple of their number."""
+    """Parts a batch is cut into, to fit in memory; the update is the same, but for the noise that the recipe draws.
+    Several devices make as many parts each, so a batch is cut into the next multiple of their number."""
     learning_rate: Positive = 1e-3
     """Peak, per update."""
     warmup: Annotated[int, Field(ge=0)] = 200

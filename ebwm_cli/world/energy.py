@@ -102,7 +102,9 @@ class EnergyWorld(ObservingWorld):
 
     # ------------------------------------------------------------------------------------------ learn
 
-    def loss(self, states: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, states: Tensor, rng: torch.Generator, shared: torch.Generator | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Training loss of windows (B, T+1, ...): a scalar for `.backward()`, and 0-dim tensors energy_start,
         energy_final (before the last move; both 0 where nothing descends) and step_size.
 
@@ -111,9 +113,9 @@ class EnergyWorld(ObservingWorld):
         at once as NUMBERS_AT_ONCE allows, and where one is too many, as many positions of it.
         """
         rules, training = self.model.descent, torch.is_grad_enabled()
-        # Drawn first, so that parts of one batch, each given the same generator, agree on them.
-        free, steps = draw_count(*rules.free_steps, rng), draw_count(*rules.steps_range, rng)
-        again = rules.step_control == "spectral" and (draw_count(1, EVERY, rng) == 1 or not self.curvature)
+        alike = shared or rng  # parts of one batch agree on what is drawn from it
+        free, steps = draw_count(*rules.free_steps, alike), draw_count(*rules.steps_range, alike)
+        again = rules.step_control == "spectral" and (draw_count(1, EVERY, alike) == 1 or not self.curvature)
         states, held = self._replayed(states) if training else (states, None)
         context, target = states[:, :-1], states[:, 1:]
         memory = self.observe(self.blurred(context, rng))
