@@ -13,7 +13,7 @@ from typing import Any
 
 from ebwm_cli.run.calibration import in_nats, measure_calibration
 from ebwm_cli.run.comparison import short_names
-from ebwm_cli.run.judging import judgement, windows_in_words, write_report
+from ebwm_cli.run.judging import judgement, told_and_kept, windows_in_words
 from ebwm_cli.run.outputs import shown
 from ebwm_cli.run.pairs import pair_windows
 from ebwm_cli.run.report import Notice, Report
@@ -77,15 +77,10 @@ def calibration(
         seconds=time.perf_counter() - began,
         files=[str(folder / name) for name in ("calibration.png", "calibration.json")] if folder else [],
     )
-    if folder is not None:
-        _write(folder, report)
-    yield report
+    yield from told_and_kept(report, folder, "calibration.json", lambda place: _draw(place, report))
 
 
-def _write(folder: Path, report: CalibrationReport) -> None:
-    """The picture and, last, the report."""
+def _draw(folder: Path, report: CalibrationReport) -> None:
     from ebwm_cli.run.picture_calibration import draw_calibration
 
-    folder.mkdir(parents=True, exist_ok=True)
     draw_calibration(folder / "calibration.png", report)
-    write_report(folder, "calibration.json", report)

@@ -13,7 +13,7 @@ from typing import Any
 
 from ebwm_cli.errors import DataError, UsageError
 from ebwm_cli.run.difficulty import BUDGET, BY_STEPS, groups_of, measure, rows_of, window_labels
-from ebwm_cli.run.judging import judgement, windows_in_words, write_report
+from ebwm_cli.run.judging import judgement, told_and_kept, windows_in_words
 from ebwm_cli.run.measure import reference_errors
 from ebwm_cli.run.outputs import shown
 from ebwm_cli.run.report import Notice, Report
@@ -82,6 +82,4 @@ def difficulty(
         seconds=time.perf_counter() - began,
         files=[str(asked.folder / "difficulty.json")] if asked.folder else [],
     )
-    if asked.folder is not None:
-        write_report(asked.folder, "difficulty.json", report)
-    yield report
+    yield from told_and_kept(report, asked.folder, "difficulty.json")

@@ -25,7 +25,7 @@ from ebwm_cli.run.comparison import Contender, Known, compare, contend, differen
 from ebwm_cli.run.device import set_threads
 from ebwm_cli.run.held_out import held_out_set
 from ebwm_cli.run.held_out_loss import references_of
-from ebwm_cli.run.judging import PREDICTIONS, windows_in_words, write_report
+from ebwm_cli.run.judging import PREDICTIONS, told_and_kept, windows_in_words
 from ebwm_cli.run.measure import (
     Floats,
     HeldOut,
@@ -154,9 +154,7 @@ def evaluate(
         seconds=time.perf_counter() - began,
         files=[str(folder / name) for name in names] if folder else [],
     )
-    if folder is not None:
-        _write(folder, report)
-    yield report
+    yield from told_and_kept(report, folder, "report.json", lambda place: _draw(place, report))
 
 
 @dataclass
@@ -281,12 +279,11 @@ def _rollout_rows(scores: RolloutScores, referred: Sequence[float]) -> list[Roll
     ]
 
 
-def _write(folder: Path, report: EvalReport) -> None:
-    """eval/by_steps.png and eval/comparison.png, as far as there are such rows, and, last, eval/report.json."""
+def _draw(folder: Path, report: EvalReport) -> None:
+    """by_steps.png and comparison.png, as far as there are such rows."""
     from ebwm_cli.run.picture_compare import draw_comparison
     from ebwm_cli.run.pictures import BLUE, ORANGE, Curve, draw_curves
 
-    folder.mkdir(parents=True, exist_ok=True)
     rows = sorted(report.by_steps, key=lambda row: row.steps)
     if rows:
         x = [row.steps for row in rows]
@@ -301,4 +298,3 @@ def _write(folder: Path, report: EvalReport) -> None:
         draw_curves(folder / "by_steps.png", "Thinking longer", [loss, score], "steps", log2=True)
     if report.comparison:
         draw_comparison(folder / "comparison.png", report.comparison)
-    write_report(folder, "report.json", report)

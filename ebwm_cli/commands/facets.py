@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ebwm_cli.run.facets import Difficulty, measure_facets
-from ebwm_cli.run.judging import judgement, windows_in_words, write_report
+from ebwm_cli.run.judging import judgement, told_and_kept, windows_in_words
 from ebwm_cli.run.measure import reference_errors
 from ebwm_cli.run.outputs import shown
 from ebwm_cli.run.pairs import pair_windows
@@ -70,6 +70,4 @@ def facets(
         seconds=time.perf_counter() - began,
         files=[str(asked.folder / "facets.json")] if asked.folder else [],
     )
-    if asked.folder is not None:
-        write_report(asked.folder, "facets.json", report)
-    yield report
+    yield from told_and_kept(report, asked.folder, "facets.json")

@@ -17,7 +17,7 @@ from ebwm_cli.errors import UsageError
 from ebwm_cli.run.checkpoint import load_world
 from ebwm_cli.run.device import set_threads
 from ebwm_cli.run.generation import Choice, NewToken, generate
-from ebwm_cli.run.outputs import shown
+from ebwm_cli.run.outputs import kept, shown
 from ebwm_cli.run.report import Notice, Report
 from ebwm_cli.run.report_text import GenerateReport, TokenReport
 from ebwm_cli.run.safe_write import replace_file
@@ -103,7 +103,13 @@ def continue_text(
         tokens_per_second=len(made) / (ended - writing),
         files=[str(out / "report.json")] if out else [],
     )
-    if out:
-        out.mkdir(parents=True, exist_ok=True)
-        replace_file(out / "report.json", report.model_dump_json(indent=2).encode() + b"\n")
-    yield report
+    if out is None:
+        yield report
+    else:
+        yield from kept(report, out, lambda: _written(report, out))
+
+
+def _written(report: GenerateReport, out: Path) -> GenerateReport:
+    out.mkdir(parents=True, exist_ok=True)
+    replace_file(out / "report.json", report.model_dump_json(indent=2).encode() + b"\n")
+    return report

@@ -17,7 +17,7 @@ import numpy as np
 
 from ebwm_cli import __version__
 from ebwm_cli.data.encoders.pca import fit_pca
-from ebwm_cli.data.files import EXTENSIONS
+from ebwm_cli.data.files import EXTENSIONS, space_or_error
 from ebwm_cli.data.frames import FrameStore
 from ebwm_cli.data.intake import Taken, take_in
 from ebwm_cli.data.labels import Labelling
@@ -31,7 +31,6 @@ from ebwm_cli.data.writer import (
     commit,
     locked,
     new_building,
-    space_or_error,
     split_summary,
     write_encoder,
     write_quarantine,
@@ -78,7 +77,7 @@ def prepare_video(
         raise DataError(f"there is no {src}", "--src with a folder of clips, or ebwm prepare demo")
     real = src.resolve()
     out = Path(out) if out is not None else Path("data") / ((real.name if src.is_dir() else real.stem) or "clips")
-    with locked(out), space_or_error(out):
+    with space_or_error(out), locked(out):
         yield from _prepare(src, out, sampling, latent_dim, context, workers or usable_cores(), limits, labelling)
 
 
@@ -91,7 +90,7 @@ def prepare_demo(
 
     out = Path(out) if out is not None else Path("data") / "demo"
     count = clips or CLIP_COUNT
-    with locked(out):
+    with space_or_error(out), locked(out):
         began = time.monotonic()
         (out / FRAMES).mkdir(exist_ok=True)  # says whose folder this is, should rendering be cut off
         fresh = render_demo(out / CLIPS, count, seed, workers or usable_cores())

@@ -6,7 +6,6 @@ from the kept frames. One process at a time may write: a lock file says so. It m
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -25,7 +24,7 @@ from ebwm_cli.data.frames import Entry
 from ebwm_cli.data.labels import without_firsts
 from ebwm_cli.data.split import GAP
 from ebwm_cli.data.store import ENCODER, MANIFEST, QUARANTINE, SPLITS, sealed
-from ebwm_cli.errors import DataError, ResourceError
+from ebwm_cli.errors import DataError
 
 FRAMES = ".frames"
 TOKENS = ".tokens"
@@ -62,19 +61,6 @@ def locked(out: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-@contextmanager
-def space_or_error(out: Path) -> Iterator[None]:
-    """Inside, a full disk is told as a ResourceError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        raise ResourceError(
-            f"{out} can't be written: {error.strerror}", "free some space, then the same command"
-        ) from error
 
 
 def _ours(out: Path) -> bool:

@@ -141,12 +141,13 @@ def fsync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def sweep(folders: Iterable[Path]) -> None:
-    """Remove what an earlier process left aside in these folders; what another that lives has there stays."""
+def sweep(folders: Iterable[Path], *, shared: bool = False) -> None:
+    """Remove what an earlier process left aside in these folders; what another that lives has there stays. An earlier
+    one may have had our id: what has it stays only where folders are `shared`, so that other threads write there."""
     for folder in folders:
         for leftover in folder.glob(ASIDE + "*"):
             ours = _OURS.fullmatch(leftover.name)
-            if ours and int(ours[1]) != os.getpid() and _lives(int(ours[1])):
+            if ours and (shared if int(ours[1]) == os.getpid() else _lives(int(ours[1]))):
                 continue
             if ours and ours[2] and not (folder / ours[3]).exists():
                 rename(leftover, folder / ours[3])  # it died before the new one had the name
