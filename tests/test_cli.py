@@ -289,13 +289,14 @@ def test_signals_save_and_say_so(home, start, number, code):
     assert any((home[0] / "runs" / str(code) / "checkpoints").iterdir())
 
 
-def test_a_reader_that_leaves_early_is_no_drama(start):
+def test_a_reader_that_leaves_early_is_no_drama(home, start):
     process = start("train", *TINY, "train.steps=100000", "--out", "runs/pipe", "--json")
     assert process.stdout.readline()
     process.stdout.close()
     process.wait(timeout=60)
     assert process.returncode == 1
     assert "Traceback" not in process.stderr.read()
+    assert any((home[0] / "runs/pipe/checkpoints").glob("step_*"))  # what was learned is saved
 
 
 def test_output_off_a_terminal_has_no_escape_codes(start):

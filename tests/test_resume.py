@@ -14,6 +14,7 @@ from training import finish, leftovers, levelled, outcome, short_recipe
 from ebwm_cli.commands.train import train
 from ebwm_cli.errors import CheckpointError, DataError, EbwmError, Interrupted, RecipeError, StoppedAndSaved
 from ebwm_cli.run.report import Notice, TrainLine, ValidationLine
+from ebwm_cli.run.signals import StopRequests
 from ebwm_cli.run.training_state import saved_steps
 from ebwm_cli.world.energy import EnergyWorld
 
@@ -87,6 +88,34 @@ def test_a_death_after_a_validation_that_a_stop_had_put_off_repeats_none(dies, d
     assert '"step":6,"val_loss"' in (out / "metrics.jsonl").read_text()
     finish(short_recipe(), data, out)
     assert outcome(out) == whole
+
+
+@pytest.mark.parametrize("taken", [1, 2, 3, 7])
+def test_reports_that_nobody_takes_any_more_end_a_training_saved(taken, data, whole, tmp_path):
+    training = train(short_recipe(), data, tmp_path / "run", device="cpu")
+    for _ in range(taken):
+        report = next(training)
+    training.close()
+    assert saved_steps(tmp_path / "run/checkpoints")[-1] == report.step
+    finish(short_recipe(), data, tmp_path / "run")
+    assert outcome(tmp_path / "run") == whole
+
+
+def test_a_terminal_that_closes_stops_a_training_saved_but_not_under_nohup(data, whole, tmp_path, monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        stopped = stopped_run(9, signal.SIGHUP, short_recipe(), data, tmp_path / "run", monkeypatch)
+        assert stopped.message == "stopped by SIGHUP, saved at step 9"
+        finish(short_recipe(), data, tmp_path / "run")
+        assert outcome(tmp_path / "run") == whole
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with StopRequests() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_second_interrupt_leaves_at_once(data, tmp_path, monkeypatch):
