@@ -13,7 +13,7 @@ from typing import Any
 
 from ebwm_cli.run.calibration import in_nats, measure_calibration
 from ebwm_cli.run.comparison import short_names
-from ebwm_cli.run.judging import judgement, told_and_kept, windows_in_words
+from ebwm_cli.run.judging import judgement, told_and_kept, too_few, windows_in_words
 from ebwm_cli.run.outputs import shown
 from ebwm_cli.run.pairs import pair_windows
 from ebwm_cli.run.report import Notice, Report
@@ -57,6 +57,7 @@ def calibration(
     held_out, context, space = asked.held_out, asked.context, asked.loaded.space
     pairs = pair_windows(held_out, context)
     yield Notice(notice=f"{windows_in_words(asked.prepared, held_out, context)}, {context} predictions each")
+    yield from too_few(len(pairs.starts))
     yield from in_vain(asked.loaded, {}, thinking)
     rows = []
     for name, each in zip(short_names([each.path for each in asked.everyone]), asked.everyone, strict=True):

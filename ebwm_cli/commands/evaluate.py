@@ -25,7 +25,7 @@ from ebwm_cli.run.comparison import Contender, Known, compare, contend, differen
 from ebwm_cli.run.device import set_threads
 from ebwm_cli.run.held_out import held_out_set
 from ebwm_cli.run.held_out_loss import references_of
-from ebwm_cli.run.judging import PREDICTIONS, told_and_kept, windows_in_words
+from ebwm_cli.run.judging import PREDICTIONS, told_and_kept, too_few, windows_in_words
 from ebwm_cli.run.measure import (
     Floats,
     HeldOut,
@@ -93,6 +93,7 @@ def evaluate(
     held_out, ahead = HeldOut(windows, stride, most), HeldOut(windows, context, most)
     starts = spread(windows.windows(context, stride), most)
     yield Notice(notice=f"{windows_in_words(prepared, held_out, context)}, {stride} predictions each")
+    yield from too_few(len(starts))
     if stride < longest:
         yield Notice(notice=f"windows begin {stride} states apart, a whole context, and no {longest}")
     if horizon < wanted:

@@ -22,8 +22,9 @@ from ebwm_cli.run.held_out import held_out_set
 from ebwm_cli.run.held_out_loss import references_of
 from ebwm_cli.run.measure import HeldOut
 from ebwm_cli.run.outputs import folder_beside, kept, shown
-from ebwm_cli.run.report import Report
+from ebwm_cli.run.report import Notice, Report
 from ebwm_cli.run.safe_write import replace_file, sweep
+from ebwm_cli.run.statistics import LEAST_WINDOWS
 from ebwm_cli.run.thinking import thinking_as
 
 PREDICTIONS = 32_768
@@ -106,6 +107,12 @@ def windows_in_words(prepared: PreparedSet, held_out: HeldOut, context: int) -> 
     some = len(spread(every, held_out.most))
     of = f", evenly spread over {len(every):,}" if some < len(every) else ""
     return f"{some:,} {held_out.split.name} windows of {shown(prepared.path)}{of}"
+
+
+def too_few(windows: int) -> Iterator[Notice]:
+    """A notice where intervals would say nothing."""
+    if windows < LEAST_WINDOWS:
+        yield Notice(notice=f"too few windows for an interval: {windows:,} of the {LEAST_WINDOWS} that it takes")
 
 
 def told_and_kept(
