@@ -267,6 +267,12 @@ def test_senseless_options_are_usage_errors(clips: Path, tmp_path: Path, options
     assert not (tmp_path / "set").exists()
 
 
+def test_the_demo_is_not_rendered_before_senseless_options_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        list(prepare_demo(tmp_path / "demo", clips=3, size=3))
+    assert not (tmp_path / "demo").exists()
+
+
 def test_missing_and_empty_sources(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no"):
         list(prepare_video(tmp_path / "missing", tmp_path / "set"))

@@ -42,8 +42,8 @@ from ebwm_cli.run.processors import usable_cores
 from ebwm_cli.run.report import ClipReport, Notice, PrepareReport, Quarantined, Report, WindowCounts
 
 INTERVAL = 0.25
-SIZES = (4, 256)
-"""Pixels of a frame's side, from and to."""
+SIZE, SIZES = 32, (4, 256)
+"""Pixels of a frame's side: where nothing else is asked for, and from and to."""
 CLIPS = "clips"
 
 
@@ -54,7 +54,7 @@ def prepare_video(
     encoder: str = "pca",
     interval: float | None = None,
     every: int | None = None,
-    size: int = 32,
+    size: int = SIZE,
     latent_dim: int = 128,
     context: int = 16,
     workers: int | None = None,
@@ -90,6 +90,7 @@ def prepare_demo(
 
     out = Path(out) if out is not None else Path("data") / "demo"
     count = clips or CLIP_COUNT
+    _sampling(options.get("interval"), options.get("every"), options.get("size", SIZE))  # or refuse, before rendering
     with space_or_error(out), locked(out):
         began = time.monotonic()
         (out / FRAMES).mkdir(exist_ok=True)  # says whose folder this is, should rendering be cut off
@@ -109,7 +110,7 @@ def _sampling(interval: float | None, every: int | None, size: int) -> Sampling:
         raise UsageError(f"--interval must be between 0.0001 and 86400 seconds, not {interval}", "--interval 0.25")
     least, most = SIZES
     if not least <= size <= most:
-        raise UsageError(f"--size must be between {least} and {most} pixels, not {size}", "--size 32")
+        raise UsageError(f"--size must be between {least} and {most} pixels, not {size}", f"--size {SIZE}")
     return Sampling(None if every is not None else interval or INTERVAL, every, size)
 
 

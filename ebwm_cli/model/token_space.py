@@ -92,7 +92,7 @@ class TokenSpace(nn.Module):
             nn.init.normal_(self.undecided, std=1.0)
 
     @property
-    def table(self) -> Tensor:
+    def table(self) -> nn.Parameter:
         """Embeddings of candidates, and the output layer of forecasts, (V, W)."""
         return self.observed_table if self.own_table is None else self.own_table
 
