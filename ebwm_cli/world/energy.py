@@ -31,7 +31,7 @@ from ebwm_cli.sampler.schedule import draw_count
 from ebwm_cli.sampler.settling import settle
 from ebwm_cli.world.costs import first_moves_are_made
 from ebwm_cli.world.gradient import RunningLoss
-from ebwm_cli.world.learning import Lesson, learn
+from ebwm_cli.world.learning import Lesson, in_parts, learn
 from ebwm_cli.world.observing import Memory, ObservingWorld, best_of
 from ebwm_cli.world.protocol import Judged, Prediction
 from ebwm_cli.world.signs import first_moves_counted, signs_after
@@ -195,16 +195,7 @@ class EnergyWorld(ObservingWorld):
         self.curvature.copy_(found.max())
 
     def _cut(self, trunk: TrunkMemory, windows: int, running: RunningLoss) -> list[TrunkMemory]:
-        """`trunk`, `windows` at a time, with leaves whose gradients `running` collects."""
-
-        def parts(x: Tensor) -> list[Tensor]:
-            return [running.cut(part) for part in x.split(windows)]
-
-        keys, values = [parts(key) for key in trunk.keys], [parts(value) for value in trunk.values]
-        speaks = self.space.forecasts or self.network.compatibility
-        hidden = parts(trunk.hidden) if speaks else [part.detach() for part in trunk.hidden.split(windows)]
-        layers = zip(zip(*keys, strict=True), zip(*values, strict=True), hidden, strict=True)
-        return [TrunkMemory(key, value, said, trunk.position) for key, value, said in layers]
+        return in_parts(trunk, windows, running, speaks=self.space.forecasts or self.network.compatibility)
 
     # ------------------------------------------------------------------------------------------ think
 

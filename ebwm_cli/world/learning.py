@@ -116,3 +116,16 @@ def learn(world: Descending, lesson: Lesson, running: RunningLoss, rng: torch.Ge
             running.add(lesson.share * term)
     first = settled if lesson.free else trained
     return torch.stack([first.energies[..., 0].mean(), trained.energies[..., -1].mean()]), final
+
+
+def in_parts(trunk: TrunkMemory, windows: int, running: RunningLoss, *, speaks: bool) -> list[TrunkMemory]:
+    """`trunk`, `windows` at a time, with leaves whose gradients `running` collects; of hidden states, too, where what
+    the context `speaks` of itself is learned."""
+
+    def parts(x: Tensor) -> list[Tensor]:
+        return [running.cut(part) for part in x.split(windows)]
+
+    keys, values = [parts(key) for key in trunk.keys], [parts(value) for value in trunk.values]
+    hidden = parts(trunk.hidden) if speaks else [part.detach() for part in trunk.hidden.split(windows)]
+    layers = zip(zip(*keys, strict=True), zip(*values, strict=True), hidden, strict=True)
+    return [TrunkMemory(key, value, said, trunk.position) for key, value, said in layers]
