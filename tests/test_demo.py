@@ -1,5 +1,6 @@
 """The demo's world keeps momentum and energy, its clips are real, and all follows from the seed."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import av
 import numpy as np
 import pytest
 
+from ebwm_cli.commands.prepare import prepare_demo
 from ebwm_cli.data import demo
 from ebwm_cli.data.balls import Balls
 from ebwm_cli.data.demo import (
@@ -25,6 +27,7 @@ from ebwm_cli.data.demo import (
     render_clip,
     render_demo,
 )
+from ebwm_cli.errors import ResourceError
 
 
 def energy(balls: Balls) -> float:
@@ -141,3 +144,12 @@ def test_rendering_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert render_demo(tmp_path, 2, seed=0) == 1
     assert render_demo(tmp_path, 1, seed=5) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["balls-5-000.mp4"]
+
+
+def test_a_full_disk_is_told_as_one(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("ebwm_cli.data.demo.render_demo", full)
+    with pytest.raises(ResourceError, match="No space left"):
+        list(prepare_demo(tmp_path / "demo"))
