@@ -74,6 +74,7 @@ def _eval(report: EvalReport) -> RenderableType:
 def _by_steps(report: EvalReport) -> Table:
     reference = report.references[0]
     extra = ["perplexity"] if report.perplexity is not None else []
+    told = f", {report.score} as descents go by it" if report.score == "energy" else ""  # not levelled
     rows = table(
         "steps",
         "loss",
@@ -82,14 +83,14 @@ def _by_steps(report: EvalReport) -> Table:
         str(report.score),
         "rises",
         "per state",
-        title="more thinking",
+        title=f"more thinking{told}",
     )
     best = min((row.loss for row in report.by_steps), default=0.0)
     for row in report.by_steps:
         loss = Text(number(row.loss), f"bold {GOOD}" if row.loss == best else "")
         cells = [number(row.perplexity)] if extra else []
-        told = [number(row.energy), f"{row.rises:.1%}", f"{row.seconds * 1e3:.3g} ms"]
-        rows.add_row(f"{row.steps}", loss, *cells, against(row.loss, reference.loss), *told)
+        found = [number(row.energy), f"{row.rises:.1%}", f"{row.seconds * 1e3:.3g} ms"]
+        rows.add_row(f"{row.steps}", loss, *cells, against(row.loss, reference.loss), *found)
     return rows
 
 

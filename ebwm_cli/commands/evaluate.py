@@ -179,7 +179,7 @@ class _Judged:
             steps=steps,
             loss=_mean(scores.errors),
             perplexity=perplexity(self.loaded.space, _mean(scores.errors)),
-            energy=float(scores.energies.mean()),
+            energy=float(scores.bare.mean()),
             rises=float(scores.rises.sum() / max(scores.steps_used.sum(), 1)),
             seconds=scores.seconds,
         )
@@ -294,7 +294,7 @@ def _write(folder: Path, report: EvalReport) -> None:
             ORANGE,
             (report.references[0].name, report.references[0].loss),
         )
-        score = Curve(str(report.score), x, [row.energy for row in rows], BLUE)
+        score = Curve(f"{report.score}, as descents go by it", x, [row.energy for row in rows], BLUE)
         draw_curves(folder / "by_steps.png", "Thinking longer", [loss, score], "steps", log2=True)
     if report.comparison:
         draw_comparison(folder / "comparison.png", report.comparison)

@@ -175,7 +175,8 @@ class StepsRow(Report):
     perplexity: float | None
     """exp(loss), where the loss is in nats."""
     energy: float
-    """Mean final score: see EvalReport.score."""
+    """Mean final score, see EvalReport.score, as descents go by it: not levelled, so that it falls from row to row if
+    they fall. A level measures each end by where it lies, and so says other things of other numbers of steps."""
     rises: float
     """Share of all moves, of each state by itself, that raised the score."""
     seconds: float
