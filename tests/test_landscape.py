@@ -165,10 +165,11 @@ def test_two_planes_stand_beside_each_other_each_in_its_own_scale_of_colours(tmp
     one, two = pixels(tmp_path / "one.png"), pixels(tmp_path / "two.png")
     assert one.shape[0] == two.shape[0]
     assert two.shape[1] > one.shape[1] + 400
-    planes = slice(150, 480), slice(450, 870), slice(1080, 1480)
+    planes = slice(150, 480), slice(450, 870), slice(1080, 1380)
     assert np.array_equal(one[planes[0], planes[1]], two[planes[0], planes[1]])  # the other changes nothing of it
     for columns in planes[1:]:
-        assert two[planes[0], columns].mean(-1).std() > 20
+        colours = two[planes[0], columns].mean(-1).ravel()
+        assert np.ptp(np.percentile(colours, (20, 80))) > 30  # path and marks aside
 
 
 def test_scales_of_hardly_differing_energies_are_told_apart() -> None:
