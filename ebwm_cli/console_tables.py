@@ -6,7 +6,9 @@ from __future__ import annotations
 from functools import singledispatch
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -48,9 +50,34 @@ class Facts:
             line.append("  ").append(Text(note, QUIET) if isinstance(note, str) else note)
         self.grid.add_row(label, line)
 
+    def add_drawn(self, label: str, value: RenderableType) -> None:
+        self.grid.add_row(label, value)
+
     def panel(self, title: str, *below: RenderableType, style: str = LABEL) -> Panel:
         body = Group(self.grid, *below) if below else self.grid
         return framed(title, body, style)
+
+
+class Pieces:
+    """Pieces of text side by side; a line ends between two of them and tears none apart that fits one. Rich breaks
+    lines at any white space, which a space that forbids it is, too."""
+
+    def __init__(self, pieces: list[Text], between: str = "   ") -> None:
+        self.pieces, self.between = pieces, between
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        line = Text()
+        for piece in self.pieces:
+            if line and line.cell_len + cell_len(self.between) + piece.cell_len > options.max_width:
+                yield line
+                line = Text()
+            line.append(self.between if line else "").append_text(piece)
+        yield line
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        sizes = [piece.cell_len for piece in self.pieces] or [0]
+        whole = sum(sizes) + cell_len(self.between) * (len(sizes) - 1)
+        return Measurement(min(max(sizes), options.max_width), min(whole, options.max_width))
 
 
 def framed(title: str, body: RenderableType, style: str = LABEL) -> Panel:
