@@ -168,7 +168,7 @@ class TrainReport(Report):
 
 
 class StepsRow(Report):
-    """Held-out loss when thinking for this many steps. `seconds` is per predicted state."""
+    """Held-out loss when thinking for this many steps, from one start. `seconds` is per predicted state."""
 
     steps: int
     loss: float
@@ -196,7 +196,7 @@ class SamplesRow(Report):
 
 
 class StopRow(Report):
-    """Held-out loss when each state may stop by itself, and what was then really spent."""
+    """Held-out loss when each state may stop by itself, from one start, and what was then really spent."""
 
     stop: str
     """What a state waits for: see ThinkSection.stop."""
@@ -267,6 +267,8 @@ class EvalReport(Report):
     """What the energies are: energy, or denoising error; None where the model predicts in one pass and has none."""
     steps: int
     """Of thinking; 0 where it predicts in one pass."""
+    samples: int = 1
+    """Starts of thinking, which `loss` and `flops_per_state` are with, `by_steps` and `by_stop` are not."""
     by_steps: list[StepsRow]
     """Empty, like `by_samples`, where it predicts in one pass."""
     by_stop: list[StopRow]
@@ -299,5 +301,6 @@ class EvalReport(Report):
     questions: QuestionsRow | None
     params: int
     flops_per_state: float
+    """With the think section's steps and samples, whether or not states stop before."""
     seconds: float
     files: list[str]
