@@ -1,5 +1,5 @@
-"""Final reports of prepare and train as Rich panels, and what every panel is made of. Pure: a report in, something
-printable out."""
+"""Final reports of prepare and train as Rich panels, and what every panel is made of. A report in, something printable
+out; only which command comes next depends on where it would look."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from ebwm_cli.run.report import (
     TrainReport,
 )
 from ebwm_cli.run.report_text import PrepareTextReport
+from ebwm_cli.run.what_next import after_preparing, after_training
 
 LABEL, VALUE, GOOD, BAD, QUIET = "cyan", "bold", "green", "yellow", "dim"
 QUARANTINE_ROWS = 12
@@ -112,7 +113,7 @@ def next_command(*commands: str) -> Text:
     """What a person will want to type now."""
     text = Text("\n")
     for index, command in enumerate(commands):
-        text.append("\n      " if index else "next  ", QUIET).append(command, "bold cyan")
+        text.append("\n      " if index else "next  ", QUIET).append(safe(command), "bold cyan")
     return text
 
 
@@ -132,7 +133,8 @@ def _prepare(report: PrepareReport) -> RenderableType:
     explained = f"keeps {report.explained_variance:.2%} of the variance" if report.explained_variance else ""
     facts.add("encoder", report.encoder, explained)
     facts.add("written to", safe(report.out))
-    return facts.panel("prepared", *_aside(report.quarantined, report.out), next_command("ebwm train"), style=GOOD)
+    ahead = next_command(*after_preparing(report.out))
+    return facts.panel("prepared", *_aside(report.quarantined, report.out), ahead, style=GOOD)
 
 
 def _aside(quarantined: list[Quarantined], out: str) -> list[RenderableType]:
@@ -165,7 +167,8 @@ def _prepare_text(report: PrepareTextReport) -> RenderableType:
     facts.add("held out", Text(whole))
     facts.add("begins", sample(report.sample))
     facts.add("written to", safe(report.out))
-    return facts.panel("prepared", *_aside(report.quarantined, report.out), next_command("ebwm train"), style=GOOD)
+    ahead = next_command(*after_preparing(report.out))
+    return facts.panel("prepared", *_aside(report.quarantined, report.out), ahead, style=GOOD)
 
 
 def sample(tokens: list[str]) -> Text:
@@ -213,7 +216,7 @@ def _train(report: TrainReport) -> RenderableType:
         facts.add("skipped", Text(f"{report.skipped:,} steps with a NaN or infinity", BAD))
     facts.add("parameters", count(report.params), f"{count(report.flops_per_step)}FLOP per step")
     facts.add("model", safe(report.checkpoint))
-    return facts.panel("trained", next_command("ebwm eval", "ebwm think --steps 16"), style=GOOD)
+    return facts.panel("trained", next_command(*after_training(report.out, one_pass=report.one_pass)), style=GOOD)
 
 
 def said(texts: list[str]) -> Text:

@@ -162,6 +162,9 @@ class TrainReport(Report):
     updating_seconds: float | None = None
     """Seconds spent on updates, over all resumes; without validation and saving. None in reports of earlier versions,
     which didn't count them."""
+    one_pass: bool = False
+    """Whether the model says the next state in one pass, so that there are no steps to think for. False in reports of
+    earlier versions, whatever it does."""
 
 
 # ---------------------------------------------------------------------------------------------- eval
