@@ -96,7 +96,7 @@ def think(
     thinking: Thinking = [],  # noqa: B006
     input: Annotated[Path | None, typer.Option(help="A clip to continue.")] = None,
     data: Data = None,
-    index: Annotated[int, typer.Option(help="Which held-out window, without --input.", min=0)] = 0,
+    index: Annotated[int | None, typer.Option(help="Which held-out window. [default: 0]", min=0)] = None,
     horizon: Annotated[int, typer.Option(help="States to predict ahead.", min=1)] = 1,
     prompt: Annotated[str | None, typer.Option(help="A text to continue.")] = None,
     max_new: Annotated[int | None, typer.Option(help="With --prompt: most new tokens. [default: 64]", min=1)] = None,
@@ -111,7 +111,7 @@ def think(
     budget = {"steps": steps, "samples": samples, "stop": stop_or_none(stop)}
     budget["thinking"] = key_values("--thinking", thinking)  # type: ignore[assignment]
     writing = {"max_new": max_new, "temperature": temperature, "top_p": top_p}
-    window = {"input": input, "data": data, "index": index or None, "horizon": None if horizon == 1 else horizon}
+    window = {"input": input, "data": data, "index": index, "horizon": None if horizon == 1 else horizon}
     apart(prompt, writing, window)
     given = given_of(writing if prompt is not None else window)
     reports = _think(checkpoint, prompt, **budget, **given, out=out, device=device, seed=seed)

@@ -22,7 +22,7 @@ Out = Annotated[Path | None, typer.Option(help="Where the set goes; else data/<n
 Encoder = Annotated[str, typer.Option(help="How a frame becomes a state.")]
 Interval = Annotated[float | None, typer.Option(help="Seconds of real time between states. [default: 0.25]")]
 Every = Annotated[int | None, typer.Option(help="Keep every Nth frame instead.", min=1)]
-Size = Annotated[int, typer.Option(help="Frames are resized to this many pixels square.", min=8)]
+Size = Annotated[int, typer.Option(help="Frames are resized to this many pixels square.")]
 LatentDim = Annotated[int, typer.Option(help="Numbers per state.", min=1)]
 Context = Annotated[int, typer.Option(help="States of context in a window.", min=1)]
 Workers = Annotated[int | None, typer.Option(help="Decoding processes; else one per core.", min=1)]

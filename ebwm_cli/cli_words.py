@@ -96,11 +96,13 @@ def given_of(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def apart(prompt: str | None, writing: dict[str, Any], window: dict[str, Any]) -> None:
-    """Refuse options of writing without a prompt, and options of a window beside one."""
+    """Refuse options of writing without a prompt, options of a window beside one, and both a clip and a number."""
     for name in given_of(writing if prompt is None else window):
         option = f"--{name.replace('_', '-')}"
         what = f"{option} goes with --prompt" if prompt is None else f"{option} and --prompt exclude each other"
         raise UsageError(what, 'ebwm think --prompt "Once upon a time"')
+    if window["input"] is not None and window["index"] is not None:
+        raise UsageError("--index and --input exclude each other", f"ebwm think --input {window['input']}")
 
 
 def only_beside(ctx: typer.Context, option: str, allowed: set[str]) -> None:

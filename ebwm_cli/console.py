@@ -10,7 +10,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -63,7 +63,8 @@ class _Sink(Protocol):
 
 
 def show(reports: Iterator[Report], view: View) -> None:
-    """Draw every report as it comes; errors of the command pass through, with the terminal left in order."""
+    """Draw every report as it comes; errors of the command pass through, with the terminal left in order. A command
+    whose reports can't be drawn any more is closed, so that it can save."""
     out, log = _console(), _console(stderr=True)
     sink: _Sink
     if view.json:
@@ -73,8 +74,12 @@ def show(reports: Iterator[Report], view: View) -> None:
     else:
         sink = _Plain(view, out, out)
     with closing(sink):
-        for report in reports:
-            sink.take(report)
+        try:
+            for report in reports:
+                sink.take(report)
+        finally:
+            if isinstance(reports, Generator):
+                reports.close()
 
 
 def _console(stderr: bool = False) -> Console:

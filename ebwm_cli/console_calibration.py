@@ -83,11 +83,11 @@ def _curves(report: CalibrationReport) -> Table:
 
 def _ends(curve: Reliability) -> list[Text]:
     ends = [curve.bins[0], curve.bins[-1]]
-    return [Text(f"{each.mean_error:.3g} ").append(_interval(each.ci95), QUIET) for each in ends]
+    return [Text(f"{each.mean_error:.3g}").append(_interval(each.ci95), QUIET) for each in ends]
 
 
-def _interval(ci95: tuple[float, float]) -> str:
-    return f"[{ci95[0]:.3g}, {ci95[1]:.3g}]"
+def _interval(ci95: tuple[float, float] | None) -> str:
+    return f" [{ci95[0]:.3g}, {ci95[1]:.3g}]" if ci95 else ""
 
 
 def _apart(report: CalibrationReport, row: CalibrationRow, index: int) -> Table:

@@ -42,11 +42,10 @@ def _eval(report: EvalReport) -> RenderableType:
             beside = Text(f"perplexity {number(row.perplexity)}  ", QUIET).append(beside)
         facts.add(row.name, Text(number(row.loss), QUIET), beside)
     for row in report.against[: 1 if report.comparison else None]:  # the table says the rest
-        low, high = row.ci95
-        verdict = (GOOD, "lower") if high < 0 else (BAD, "higher") if low > 0 else (QUIET, "not told apart")
-        mean, interval = difference(row.mean, low, high)
+        mean, interval = _ends(row.mean, row.ci95)
+        verdict = _verdict(row.ci95)
         other = row.other.removesuffix("/model.safetensors")
-        facts.add(f"minus {tail(safe(other), 20)}", mean, Text(f"{interval} 95 %, {verdict[1]}", verdict[0]))
+        facts.add(f"minus {tail(safe(other), 20)}", mean, Text(f"{interval} 95 %, {verdict}", VERDICTS[verdict]))
     doubt = number(report.doubt_error_spearman)
     if report.score:
         facts.add("energy and error", number(report.energy_error_spearman), f"rank correlation of {report.score}")
@@ -135,11 +134,20 @@ def _by_samples(report: EvalReport) -> Table:
 
 def _beside(row: SamplesRow) -> Text:
     """What choosing has brought, coloured where it is told apart."""
-    if row.difference is None or row.ci95 is None:
+    if row.difference is None:
         return Text("")
-    low, high = row.ci95
-    colour = GOOD if high < 0 else BAD if low > 0 else QUIET
-    return Text(" ".join(difference(row.difference, low, high)), colour)
+    return Text(" ".join(_ends(row.difference, row.ci95)), VERDICTS[_verdict(row.ci95)])
+
+
+def _ends(mean: float, ci95: tuple[float, float] | None) -> tuple[str, str]:
+    """A difference and its interval; a dash where there were too few windows for one."""
+    return difference(mean, *ci95) if ci95 else (f"{mean:+z.4f}", "–")
+
+
+def _verdict(ci95: tuple[float, float] | None) -> str:
+    """What an interval tells, in a key of VERDICTS."""
+    low, high = ci95 or (-1.0, 1.0)
+    return "lower" if high < 0 else "higher" if low > 0 else "not told apart"
 
 
 def _questions(row: QuestionsRow) -> Table:
@@ -212,10 +220,9 @@ def _spent(row: ComparisonRow) -> list[str]:
 
 def _apart(row: ComparisonRow) -> Text:
     """Difference, interval and verdict, coloured as what it means for the first."""
-    if row.difference is None or row.ci95 is None or row.verdict is None:
+    if row.difference is None or row.verdict is None:
         return Text("–", QUIET)
-    low, high = row.ci95
-    return Text("\n".join((*difference(row.difference, low, high), row.verdict)), VERDICTS[row.verdict])
+    return Text("\n".join((*_ends(row.difference, row.ci95), row.verdict)), VERDICTS[row.verdict])
 
 
 def _shown_horizons(longest: int) -> list[int]:

@@ -12,7 +12,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from ebwm_cli.console_tables import GOOD, LABEL, QUIET, Facts, render
-from ebwm_cli.console_text import duration, number, safe, sparkline
+from ebwm_cli.console_text import count, duration, number, safe, sparkline
 from ebwm_cli.run.report_text import GenerateReport, TokenReport
 
 TINTS = ("green", "cyan", "default", "yellow", "red")
@@ -66,7 +66,9 @@ def _generate(report: GenerateReport) -> RenderableType:
     if report.score:
         used = report.steps_used
         spent = f"{min(used)} to {max(used)}" if min(used) != max(used) else f"{used[0]}"
-        facts.add("steps", spent, f"{sum(used) / len(used):.1f} per token")
+        facts.add("steps", f"{spent} per token", f"{sum(used) / len(used):.1f} on average")
+    spent = f"{count(report.flops)}FLOP"
+    facts.add("spent", spent, f"{count(report.flops / len(report.tokens))}FLOP per token")
     facts.add("model", safe(report.checkpoint))
     below = [Text(safe(file), LABEL) for file in report.files]
     prompt = Text("\n".join(map(safe, report.prompt.split("\n"))), QUIET)

@@ -52,7 +52,7 @@ class ResourceError(EbwmError):
 
 
 class StoppedAndSaved(EbwmError):
-    """SIGTERM or SIGUSR1 came; the run is saved and the same command resumes it."""
+    """SIGTERM, SIGUSR1 or SIGHUP came; the run is saved and the same command resumes it."""
 
     exit_code = 75
 

@@ -11,4 +11,4 @@ class OneAtATime:
     judge: Any
 
     def judging(self, memory: Any, positions: int) -> Any:
-        return lambda candidate, start=None: self.judge(candidate, memory, start)
+        return lambda candidate, start=None, like=None: self.judge(candidate, memory, start)

@@ -30,7 +30,8 @@ def difference(ranks: Ranks, kind: str, modality: str, parts: int, **model: Any)
         world = world_of(kind, modality, **model)
         own = ranks.part(states) if shared else states
         cut, share = (parts // ranks.size or 1, 1 / ranks.size) if shared else (parts, 1.0)
-        loss, measures = gradient(world, own, parts=cut, seed=3, step=5, share=share)
+        first = ranks.rank * cut if shared else 0
+        loss, measures = gradient(world, own, parts=cut, seed=3, step=5, share=share, first=first)
         tensors = [loss, *measures.values(), *(p.grad for p in world.parameters() if p.grad is not None)]
         if shared:
             ranks.add_up(tensors)

@@ -19,7 +19,7 @@ from ebwm_cli.errors import DataError, UsageError
 from ebwm_cli.run.picture_calibration import draw_calibration
 from ebwm_cli.run.report import EvalReport, Notice
 from ebwm_cli.run.report_calibration import CalibrationReport
-from ebwm_cli.run.resampling import LEAST_WINDOWS
+from ebwm_cli.run.statistics import LEAST_WINDOWS
 
 FALSE = ["other", "shuffled", "past_shuffled", "two_ahead", "near_30", "near_10"]
 

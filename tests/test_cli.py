@@ -98,11 +98,12 @@ def test_lists_are_read_as_typed(words, seen):
 
 def test_options_arrive_as_typed(seen):
     assert run(["prepare", "video", "--src", "clips", "--every", "2", "--workers", "3"]) == 0
-    assert run(["prepare", "video", "--src", "clips"]) == 0
+    assert run(["prepare", "video", "--src", "clips", "--size", "4"]) == 0
     assert run(["think", "--checkpoint", "x", "--steps", "16", "--stop", "energy", "--input", "a.mp4"]) == 0
     video, plain, thought = (options for _, _, options in seen)
     assert (video["every"], video["interval"], video["workers"]) == (2, None, 3)
     assert (plain["every"], plain["interval"], plain["latent_dim"], plain["context"]) == (None, None, 128, 16)
+    assert (plain["size"], video["size"]) == (4, 32)
     assert (thought["steps"], thought["stop"], str(thought["input"])) == (16, "energy", "a.mp4")
 
 
@@ -150,6 +151,10 @@ def test_the_tour_prepares_once_trains_evaluates_and_thinks(seen, tmp_path, monk
         ),
         (["prepare", "video", "--src", "x", "--interval", "-1"], "--interval must be", "--interval 0.25"),
         (["eval", "--split", "all"], "--split knows test and val, not all", "ebwm eval --split val"),
+        (["prepare", "video", "--src", "x", "--size", "300"], "between 4 and 256 pixels, not 300", "--size 32"),
+        (["prepare", "demo", "--size", "3"], "between 4 and 256 pixels, not 3", "--size 32"),
+        (["eval", "--seed", str(2**31)], "--seed", "ebwm eval --help"),  # as a recipe's
+        (["think", "--seed", "99999999999999999999"], "--seed", "ebwm think --help"),
         (["eval", "extra"], "unexpected extra argument", "ebwm eval --help"),
         (["eval", "--samples", "1", "2", "--by", "difficulty"], "exclude each other", "ebwm eval --by difficulty"),
         (["eval", "--by"], "'--by' requires an argument", "ebwm eval --by difficulty"),
@@ -289,13 +294,14 @@ def test_signals_save_and_say_so(home, start, number, code):
     assert any((home[0] / "runs" / str(code) / "checkpoints").iterdir())
 
 
-def test_a_reader_that_leaves_early_is_no_drama(start):
+def test_a_reader_that_leaves_early_is_no_drama(home, start):
     process = start("train", *TINY, "train.steps=100000", "--out", "runs/pipe", "--json")
     assert process.stdout.readline()
     process.stdout.close()
     process.wait(timeout=60)
     assert process.returncode == 1
     assert "Traceback" not in process.stderr.read()
+    assert any((home[0] / "runs/pipe/checkpoints").glob("step_*"))  # what was learned is saved
 
 
 def test_output_off_a_terminal_has_no_escape_codes(start):

@@ -140,26 +140,41 @@ def test_every_row_agrees_with_its_own_evaluation(home: Path, reports: dict, mod
     }
 
 
-def test_intervals_are_the_paired_bootstrap_over_windows(home: Path, reports: dict) -> None:
+def test_intervals_are_the_paired_bootstrap_over_windows(home: Path) -> None:
+    stride, (evaluated, *rivals) = 4, models(home, "video")
     states = open_set(home / "data" / "video").split("test").states
-    starts = range(0, len(states) - CONTEXT, CONTEXT)
+    starts = range(0, len(states) - CONTEXT, stride)
     windows = torch.stack([torch.tensor(states[start : start + CONTEXT + 1]) for start in starts])
 
     def by_window(model: Path) -> np.ndarray:
         loaded = load_world(model)
         memory = loaded.world.observe(windows[:, :-1])
-        predicted = loaded.world.predict(memory, loaded.recipe.think, torch.Generator().manual_seed(0)).state
-        wrong = (predicted.double() - windows[:, 1:].double()).abs()
+        rng = torch.Generator().manual_seed(0)
+        predicted = loaded.world.predict(memory, loaded.recipe.think, rng, positions=stride).state
+        wrong = (predicted.double() - windows[:, -stride:].double()).abs()
         return torch.where(wrong < 1, wrong**2 / 2, wrong - 0.5).mean((1, 2)).numpy()
 
-    first, *others = [by_window(model) for model in models(home, "video")]
-    for row, other in zip(reports["video"].comparison[1:], others, strict=False):
+    first, *others = [by_window(model) for model in (evaluated, *rivals)]
+    report = measured(evaluated, against=rivals, rollout=0, stride=stride)
+    assert report.windows == len(first) == 6
+    for row, other in zip(report.comparison[1:], others, strict=False):
         apart, rng = first - other, np.random.default_rng(0)
         means = [np.mean([apart[each] for each in rng.integers(0, len(apart), len(apart))]) for _ in range(2000)]
         low, high = np.quantile(means, [0.025, 0.975])
         assert row.ci95 == pytest.approx((low, high), rel=1e-4, abs=1e-6)
         assert row.difference == pytest.approx(apart.mean(), rel=1e-4)
         assert row.verdict == ("lower" if high < 0 else "higher" if low > 0 else "not told apart")
+
+
+def test_few_windows_tell_nothing_apart(home: Path, reports: dict, tmp_path: Path) -> None:
+    report = reports["video"]
+    for row in report.comparison[1:]:
+        assert (row.difference is None, row.ci95, row.verdict) == (False, None, "not told apart")
+    assert (report.windows, {each.ci95 for each in report.against}) == (4, {None})
+    text = drawn(report, 80)
+    assert "– 95 %, not told apart" in text
+    assert "[" not in text
+    draw_comparison(tmp_path / "x.png", report.comparison)
 
 
 @pytest.mark.parametrize("modality", ["video", "text"])

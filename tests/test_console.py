@@ -75,6 +75,25 @@ THOUGHT = reports.ThinkReport(
 FINAL = [PREPARED, PLAN, TRAINED, EVALUATED, THOUGHT]
 
 
+def test_a_command_whose_reports_can_not_be_drawn_is_closed(monkeypatch):
+    closed = []
+
+    def command():
+        try:
+            yield reports.Notice(notice="hello")
+        finally:
+            closed.append(1)
+
+    def gone(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("ebwm_cli.console._Plain.take", gone)
+    running = command()
+    with pytest.raises(BrokenPipeError):
+        show(running, View())
+    assert closed
+
+
 def line(step, **changes):
     values = {
         "step": step, "steps": 100, "loss": 1 / step, "energy_start": 1.0, "energy_final": 0.5, "step_size": 1.0,

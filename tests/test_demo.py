@@ -1,11 +1,13 @@
 """The demo's world keeps momentum and energy, its clips are real, and all follows from the seed."""
 
+import os
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
+from ebwm_cli.data import demo
 from ebwm_cli.data.balls import Balls
 from ebwm_cli.data.demo import (
     BACKGROUND,
@@ -119,10 +121,23 @@ def test_clips_are_real_and_follow_from_the_seed(tmp_path: Path) -> None:
         assert len(list(clip.decode(stream))) == RATE
 
 
+def test_a_clip_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    for where, name in ((demo, "sync_file"), (demo, "sync_folder"), (os, "replace")):
+        real = getattr(where, name)
+        monkeypatch.setattr(
+            where, name, lambda *paths, n=name, r=real: (done.append(f"{n} {paths[0].name}"), r(*paths))
+        )
+    render_clip(tmp_path / "a.mp4", 0, 3, seconds=1.0)
+    assert done == ["sync_file .a.mp4", "replace .a.mp4", f"sync_folder {tmp_path.name}"]
+
+
 def test_rendering_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert render_demo(tmp_path, 2, seed=0) == 2
     assert render_demo(tmp_path, 2, seed=0) == 0
     next(tmp_path.glob("*001.mp4")).unlink()
     assert render_demo(tmp_path, 2, seed=0, workers=2) == 1
+    next(tmp_path.glob("*001.mp4")).write_bytes(b"")  # what a power cut leaves
+    assert render_demo(tmp_path, 2, seed=0) == 1
     assert render_demo(tmp_path, 1, seed=5) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["balls-5-000.mp4"]

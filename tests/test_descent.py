@@ -136,12 +136,14 @@ def test_zero_steps_return_the_start_and_its_energy():
 
 
 def test_callbacks_see_every_move_before_the_next():
-    sizes = []
-    run = descend(
-        quadratic(0.5, BOTTOM), START, steps=4, step_size=1.0, on_move=lambda m: sizes.append((m.step, m.size))
-    )
-    assert [step for step, _ in sizes] == [0, 1, 2, 3]
-    assert torch.equal(torch.stack([size for _, size in sizes], -1), run.moves)
+    seen: list[tuple[int, torch.Tensor]] = []
+    energy, options = quadratic(0.5, BOTTOM), {"steps": 4, "step_size": 1.0, "anchor": 0.2}
+    run = descend(energy, START, record=True, on_move=lambda *move: seen.append(move), **options)
+    assert [step for step, _ in seen] == [0, 1, 2, 3]
+    assert torch.equal(torch.stack([START, *(candidate for _, candidate in seen)], 2), run.path)
+    unmeasured = descend(energy, START, measure=False, **options)
+    assert torch.equal(unmeasured.energies, run.energies[..., [0, 3]])
+    assert torch.equal(unmeasured.final, run.final)
 
 
 def test_draws_stay_in_range_and_follow_their_generator():

@@ -24,8 +24,7 @@ from ebwm_cli.run import difficulty as measuring
 from ebwm_cli.run.checkpoint import LoadedWorld, load_world
 from ebwm_cli.run.measure import HeldOut
 from ebwm_cli.run.report import EvalReport
-from ebwm_cli.run.resampling import LEAST_WINDOWS
-from ebwm_cli.run.statistics import spearman
+from ebwm_cli.run.statistics import LEAST_WINDOWS, spearman
 
 
 @pytest.fixture(scope="module")

@@ -69,6 +69,23 @@ def test_the_gradient_differentiates_twice(conditioning, landscapes):
     assert gradgradcheck(energy, candidate)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_norm_is_computed_in_fp32_in_mixed_precision_too(dtype):
+    """Also where it is differentiated twice; bf16 has three digits."""
+    x = torch.randn(8, 256, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        made = normalise(x, 1e-5)
+    assert torch.allclose(made.float().square().mean(-1), torch.ones(8), atol=1e-4)
+    (slope,) = torch.autograd.grad(made.pow(3).sum(), x, create_graph=True)
+    exact = x.detach().double().requires_grad_()
+    (wanted,) = torch.autograd.grad(normalise(exact, 1e-5).pow(3).sum(), exact, create_graph=True)
+    (twice,) = torch.autograd.grad(slope.float().square().sum(), x)
+    (twice_wanted,) = torch.autograd.grad(wanted.square().sum(), exact)
+    digits = 1e-5 if dtype == torch.float32 else 1e-2  # of the largest
+    for found, expected in ((slope, wanted), (twice, twice_wanted)):
+        assert (found - expected).abs().max() < digits * expected.abs().max()
+
+
 @pytest.mark.parametrize("function", [lambda x: normalise(x, 1e-5), swiglu])
 def test_written_derivatives_match_finite_differences(function):
     x = states_of(2, 3, 6).requires_grad_()

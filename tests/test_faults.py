@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import child
+import numpy as np
 import pytest
 import torch
 from small_set import make_set
@@ -16,6 +17,7 @@ from training import finish, leftovers, outcome, short_recipe
 from ebwm_cli.commands.train import train
 from ebwm_cli.errors import CheckpointError, ResourceError
 from ebwm_cli.run import safe_write
+from ebwm_cli.run.pictures import ORANGE, Curve, draw_curves
 from ebwm_cli.run.training_state import (
     TrainingState,
     newest_whole,
@@ -25,6 +27,7 @@ from ebwm_cli.run.training_state import (
     step_folder,
     write_state,
 )
+from ebwm_cli.run.video_writer import write_rollout
 
 
 def state_of(value: float) -> TrainingState:
@@ -92,6 +95,72 @@ def test_a_replaced_file_is_the_old_or_the_new_one(name, tmp_path, monkeypatch):
             assert file.read_bytes() == b"newer"
             return
     pytest.fail("never a clean pass")
+
+
+def test_two_processes_may_replace_one_file(tmp_path, monkeypatch):
+    """The other one writes and removes its own while we write."""
+    file, write = tmp_path / "f", safe_write.write
+
+    def beside(descriptor, data):
+        with monkeypatch.context() as other:
+            other.setattr(safe_write, "write", write)
+            other.setattr(os, "getpid", os.getppid)
+            safe_write.replace_file(file, b"theirs")
+        return write(descriptor, data)
+
+    monkeypatch.setattr(safe_write, "write", beside)
+    safe_write.replace_file(file, b"ours")
+    assert file.read_bytes() == b"ours"
+    assert leftovers(tmp_path) == []
+
+
+def test_a_state_is_never_without_a_name_for_good(tmp_path, monkeypatch):
+    """Where the state of a step is saved again, and the second rename fails or is never made."""
+    write_state(tmp_path, 5, state_of(1))
+    with monkeypatch.context() as patched:
+        patched.setattr(safe_write, "rename", Failing(os.replace, 1))
+        with pytest.raises(OSError, match="Input/output"):
+            write_state(tmp_path, 5, state_of(2))
+    assert read_state(step_folder(tmp_path, 5)).numbers == {"step": 1}
+    assert leftovers(tmp_path) == []
+    os.replace(step_folder(tmp_path, 5), safe_write.aside_of(step_folder(tmp_path, 5), "was-"))
+    safe_write.sweep([tmp_path])
+    assert read_state(step_folder(tmp_path, 5)).numbers == {"step": 1}
+    assert leftovers(tmp_path) == []
+
+
+def test_what_a_living_process_has_aside_stays(tmp_path):
+    theirs, dead = tmp_path / f".tmp-{os.getppid()}-f", tmp_path / ".tmp-4194305-f"  # above any process's id
+    theirs.touch()
+    dead.touch()
+    safe_write.sweep([tmp_path])
+    assert theirs.exists()
+    assert not dead.exists()
+
+
+def test_pictures_and_films_are_whole_or_absent(tmp_path, monkeypatch):
+    import av
+
+    frames = np.zeros((2, 16, 16, 3), np.uint8)
+    monkeypatch.setattr(safe_write, "rename", Failing(os.replace, 0))
+    with pytest.raises(OSError, match="Input/output"):
+        draw_curves(tmp_path / "curves.png", "title", [Curve("loss", [0, 1], [1.0, 0.5], ORANGE)], "steps")
+    with monkeypatch.context() as patched:
+        patched.setattr("ebwm_cli.run.video_writer.av.VideoFrame", HalfWay)
+        with pytest.raises(RuntimeError, match="half way"):
+            write_rollout(tmp_path / "film.mp4", frames, frames, None, 0.25)
+    assert list(tmp_path.iterdir()) == []
+    write_rollout(tmp_path / "film.mp4", frames, frames, None, 0.25)
+    with av.open(str(tmp_path / "film.mp4")) as film:
+        assert sum(1 for _ in film.decode(video=0)) > 4
+
+
+class HalfWay:
+    """A frame that can't be made, when the film's file is open."""
+
+    @staticmethod
+    def from_ndarray(*_, **__):
+        raise RuntimeError("half way")
 
 
 def test_short_writes_are_gone_on_with(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Run folders: named, found again, held by one process, never mixed up with other people's files."""
 
+import errno
 import os
 import re
 import time
@@ -114,6 +115,39 @@ def test_a_lock_that_was_removed_while_we_waited_for_it_is_not_a_lock(monkeypatc
     with folder.held():
         assert lock.exists()
         assert len(taken) == 2
+
+
+def test_a_lock_that_vanishes_while_it_is_looked_at_is_tried_again(monkeypatch):
+    import fcntl
+
+    folder, lock, flock = begun(Path("runs/a")), Path("runs/a/.lock"), fcntl.flock
+    stat, taken = Path.stat, []
+
+    def late(descriptor, operation):
+        taken.append(descriptor)
+        flock(descriptor, operation)
+
+    def removed(path, **options):
+        if path == lock and len(taken) == 1:
+            lock.unlink(missing_ok=True)
+        return stat(path, **options)
+
+    monkeypatch.setattr("fcntl.flock", late)
+    monkeypatch.setattr(Path, "exists", lambda path: True)
+    monkeypatch.setattr(Path, "stat", removed)
+    with folder.held():
+        assert len(taken) == 2
+
+
+def test_a_file_system_without_locks_is_no_other_process(monkeypatch):
+    def refused(descriptor, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    folder = begun(Path("runs/a"))
+    monkeypatch.setattr("fcntl.flock", refused)
+    with pytest.raises(ResourceError, match="can't be locked: No locks available") as error, folder.held():
+        pass
+    assert "another process" not in error.value.message
 
 
 def test_latest_moves_in_runs_only(tmp_path):

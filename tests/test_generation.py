@@ -26,6 +26,7 @@ from ebwm_cli.run.checkpoint import load_world
 from ebwm_cli.run.generation import Choice, TextStream
 from ebwm_cli.run.report import EvalReport, Notice, ThinkReport
 from ebwm_cli.run.report_text import GenerateReport, TokenReport
+from ebwm_cli.world.build import thinking_flops
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,20 @@ def test_the_report_is_what_was_streamed(model):
     assert [each.done for each in streamed] == list(range(1, len(streamed) + 1))
     assert all(0 < p <= 1 for p in report.probabilities)
     assert report.steps_used == [3] * len(report.tokens)
+
+
+def test_the_flops_are_those_of_what_was_looked_at(model):
+    loaded = load_world(model)
+    for samples in (1, 3):
+        _, streamed, report = written(model, "the ", max_new=5, steps=2, samples=samples)
+        assert [(each.looks, each.tries) for each in streamed] == [(2 * samples, samples)] * 5
+        each = thinking_flops(loaded.recipe, loaded.spec, 2.0 * samples, samples)
+        assert report.flops == pytest.approx(5 * each)
+
+
+def test_a_beam_says_that_it_is_for_states(model):
+    notices, _, _ = written(model, "the ", max_new=2, samples=2, thinking={"beam": 2})
+    assert any("beam" in each.notice for each in notices)
 
 
 def test_a_seed_says_what_is_drawn(model):
@@ -139,6 +154,46 @@ def test_tokens_of_other_tokenizers_are_said_as_the_text_grows():
     inner.pre_tokenizer, inner.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     stream = TextStream(Tokenizer(inner, "file", 3))
     assert "".join(stream.add(token) for token in (0, 1, 1)) == "the fox fox"
+
+
+BYTES = {f"<0x{byte:02X}>": 1 + byte for byte in range(256)}
+
+
+def llama_like() -> Tokenizer:
+    """Characters a and U+FFFD, spaces before words, and bytes for all other characters."""
+    vocabulary = {"</s>": 0, **BYTES, "a": 257, "▁": 258, "\ufffd": 259}
+    inner = Inner(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True))
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    inner.decoder = decoders.Sequence(steps)  # type: ignore[arg-type]
+    inner.add_special_tokens(["</s>"])
+    return Tokenizer(inner, "file", 0)
+
+
+@pytest.mark.parametrize("text", ["aaé€a", "é€🦊", "▁a▁a", "a\ufffda", "a\ufffd", "a🦊"])
+def test_characters_of_byte_tokens_are_said_once(text):
+    tokenizer = llama_like()
+    stream, tokens = TextStream(tokenizer), tokenizer.encode(text).tolist()
+    said = [stream.add(token) for token in tokens]
+    assert "".join([*said, stream.rest()]) == tokenizer.decode(tokens)
+    whole = text.replace("▁", "").replace("\ufffda", "a").removesuffix("\ufffd")  # U+FFFD waits for what follows
+    assert sum(map(bool, said)) >= len(whole)
+
+
+@pytest.mark.parametrize("tokenizer", [llama_like(), byte_tokenizer()], ids=["file", "bytes"])
+def test_a_character_that_stays_incomplete_is_said_at_the_end(tokenizer):
+    stream, tokens = TextStream(tokenizer), tokenizer.encode("a🦊").tolist()[:-1]
+    said = [stream.add(token) for token in tokens]
+    assert "".join(said) == "a"
+    assert "".join([*said, stream.rest()]) == tokenizer.decode(tokens)
+
+
+def test_the_report_tells_what_all_its_tokens_decode_to(model, monkeypatch):
+    tokens = load_world(model).encoder.encode("a🦊").tolist()[:-1]
+    left = list(tokens)
+    monkeypatch.setattr(Choice, "take", lambda self, logits, rng: left.pop(0))
+    _, _, report = written(model, "the ", max_new=len(tokens))
+    assert report.tokens == tokens
+    assert report.text == "".join(report.pieces) == load_world(model).encoder.decode(tokens)
 
 
 # ---------------------------------------------------------------------------------------------- measuring
@@ -219,13 +274,24 @@ def test_a_model_of_clips_continues_no_text_and_one_of_text_sees_no_clips(home, 
 
 @pytest.mark.parametrize(
     "options",
-    [{"max_new": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}, {"stop": "never"}, {"samples": 0}],
+    [
+        {"max_new": 0},
+        *({"temperature": value} for value in (-1.0, float("inf"), float("nan"))),
+        *({"top_p": value} for value in (0.0, 1.5)),
+        {"stop": "never"},
+        {"samples": 0},
+    ],
 )
 def test_wishes_that_mean_nothing_are_answered(model, options):
     with pytest.raises(EbwmError) as caught:
         written(model, "the", **options)
     assert caught.value.exit_code == 2
     assert caught.value.hint
+
+
+def test_a_prompt_that_is_no_text_is_refused(model, capsys):
+    assert cli.run(["think", "--checkpoint", str(model), "--prompt", "the \udcff"]) == 2
+    assert "--prompt: it holds bytes that are no UTF-8" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,24 @@ def test_of_a_large_state_a_few_windows_are_learned_at_once(kind, modality, at_o
 
 @every_world
 def test_bf16_runs_and_keeps_what_leaves_the_network_fp32(kind, modality):
-    world, states = world_of(kind, modality, stirred=0.05), windows(modality)
+    in_bf16(world_of(kind, modality, stirred=0.05), windows(modality))
+
+
+@pytest.mark.parametrize("start", ["forecast", "zeros"])
+def test_bf16_runs_where_the_context_has_its_own_say(modality, start):
+    """Starts and that say are read in fp32: hardly a number of them is one that bf16 has."""
+    world, states = world_of("ebt", modality, stirred=0.05, start=start, compatibility=True), windows(modality)
+    in_bf16(world, states)
+    memory = world.observe(states[:, :-1])
+    said = memory.kept.hidden
+    assert (said != said.bfloat16()).float().mean() > 0.5
+    assert world.hidden(world.space.certain(states[:, 1:]), memory).isfinite().all()
+    if start == "forecast":
+        begun = world.own_start(memory, CONTEXT)
+        assert (begun != begun.bfloat16()).float().mean() > 0.5
+
+
+def in_bf16(world, states):
     exact, _ = world.loss(states, rng())
     world.set_precision("bf16")
     loss, _ = world.loss(states, rng())

@@ -238,6 +238,19 @@ def test_first_moves_are_looked_up_once_for_all_candidates_that_are_judged(monke
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
+def test_candidates_of_a_descent_are_judged_as_it_was_where_they_are_measured_as_its_end(modality):
+    world, states = fitted(modality)
+    memory = world.observe(states[:, :-1])
+    found = world.predict(memory, THINK, rng(), record=True)
+    judged = world.judging(memory, memory.length)
+    measured = torch.stack([judged(each, like=found.state) for each in found.path.unbind(2)], -1)
+    assert torch.allclose(measured, found.energies, atol=1e-4)
+    own = torch.stack([judged(each) for each in found.path.unbind(2)], -1)
+    assert torch.allclose(own[..., -1], found.energy, atol=1e-4)
+    assert (own[..., 0] - found.energies[..., 0]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
 def test_training_neither_sees_nor_changes_it(modality):
     states = windows(modality)
     losses, measures = [], []
@@ -284,6 +297,18 @@ def test_the_model_a_training_leaves_has_a_level_and_the_weights_of_one_that_has
     (states,) = Loader(prepared.split("train"), 8, 0, loaded.spec.context).plain(1000, 1000)
     made = loaded.world.predict(loaded.world.observe(states[:, :-1]), loaded.recipe.think, rng())
     assert made.energy.mean().item() == pytest.approx(0.0, abs=0.2)
+
+
+def test_a_world_whose_contexts_have_no_order_is_kept_too(tmp_path):
+    """Of one state, no other order is false, and the odds of that are none."""
+    data = make_set(tmp_path / "set").path
+    recipe = with_level(short_recipe(steps=2, validate_every=2, warmup=0))
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"context": 1})})
+    report, _ = finish(recipe, data, tmp_path / "run")
+    assert report.step == 2
+    kept = load_file(tmp_path / "run/model.safetensors")
+    assert kept["world.network.level.odds.sharpness"][0].any()
+    assert not kept["world.network.level.odds.sharpness"][-1].any()
 
 
 def test_a_level_is_fitted_in_bf16_too(tmp_path):

@@ -15,7 +15,7 @@ from kills import digests, kill_and_compare
 
 from ebwm_cli.commands import prepare
 from ebwm_cli.commands.prepare import prepare_demo, prepare_video
-from ebwm_cli.data import intake
+from ebwm_cli.data import demo, intake
 from ebwm_cli.data.store import open_set
 from ebwm_cli.data.writer import locked
 from ebwm_cli.errors import DataError, ResourceError, UsageError
@@ -147,6 +147,60 @@ def test_a_folder_that_is_no_set_is_left_alone(clips: Path, tmp_path: Path) -> N
     assert [path.name for path in (tmp_path / "letters").iterdir()] == ["letter.txt"]
 
 
+@pytest.mark.parametrize("stray", ["manifest.json", ".lock"])
+def test_a_folder_of_another_program_is_left_alone(clips: Path, tmp_path: Path, stray: str) -> None:
+    mine = tmp_path / "mine"
+    (mine / "train").mkdir(parents=True)
+    (mine / "train" / "labels.csv").write_text("a,b")
+    (mine / stray).write_text('{"name": "my web app"}')
+    before = digests(mine)
+    with pytest.raises(DataError, match="is no prepared set"):
+        list(prepare_video(clips, mine, workers=1, **SMALL))
+    assert digests(mine) == before
+
+
+def test_a_set_without_its_kept_frames_is_made_again(clips: Path, tmp_path: Path) -> None:
+    list(prepare_video(clips, tmp_path / "set", workers=1, **SMALL))
+    for name in (".frames", ".lock"):
+        path = tmp_path / "set" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    assert last(list(prepare_video(clips, tmp_path / "set", workers=1, **SMALL))).clips == 5
+
+
+def test_a_demo_that_is_cut_off_while_it_renders_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut_off(path: Path, *_: object) -> None:
+        path.with_name(f".{path.name}").touch()
+        raise KeyboardInterrupt
+
+    out = tmp_path / "demo"
+    with monkeypatch.context() as during:
+        during.setattr(demo, "render_clip", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            list(prepare_demo(out, clips=3, workers=1, **SMALL))
+    (out / ".lock").touch()  # a killed one leaves it
+    assert last(list(prepare_demo(out, clips=3, workers=1, **SMALL))).clips == 3
+
+
+def test_a_clip_that_vanishes_meanwhile_is_set_aside(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = tmp_path / "clips", tmp_path / "set"
+    shutil.copytree(clips, source)
+
+    class Late(intake.Workers):
+        def decode(self, jobs, sampling):  # type: ignore[no-untyped-def]
+            (source / "3.mp4").unlink(missing_ok=True)
+            return super().decode(jobs, sampling)
+
+    with monkeypatch.context() as during:
+        during.setattr(intake, "Workers", Late)
+        end = last(list(prepare_video(source, out, workers=2, **SMALL)))
+    assert end.clips == 4
+    assert [(each.file, each.reason) for each in end.quarantined] == [("3.mp4", "No such file or directory")]
+    shutil.copy(clips / "3.mp4", source)  # back again, it is a clip like others
+    assert last(list(prepare_video(source, out, workers=2, **SMALL))).clips == 5
+
+
 def test_a_set_inside_its_source_does_not_eat_itself(clips: Path, tmp_path: Path) -> None:
     source = tmp_path / "clips"
     shutil.copytree(clips, source)
@@ -171,6 +225,11 @@ def test_fewer_frames_than_dimensions_still_work(clips: Path, tmp_path: Path) ->
     assert open_set(tmp_path / "set").spec.state_dim == end.latent_dim
 
 
+def test_the_smallest_frames_are_frames(clips: Path, tmp_path: Path) -> None:
+    list(prepare_video(clips / "1.mp4", tmp_path / "set", workers=1, size=4, latent_dim=6, context=3))
+    assert open_set(tmp_path / "set").spec.state_dim == 6
+
+
 def test_too_short_clips_are_told_and_too_little_is_refused(clips: Path, tmp_path: Path) -> None:
     source = tmp_path / "clips"
     source.mkdir()
@@ -193,7 +252,8 @@ def test_too_short_clips_are_told_and_too_little_is_refused(clips: Path, tmp_pat
         {"interval": 0.0},
         {"interval": -1.0},
         {"interval": float("nan")},
-        {"size": 2},
+        {"size": 3},
+        {"size": 257},
         {"latent_dim": 0},
         {"context": 0},
         {"encoder": "dino"},
@@ -205,6 +265,12 @@ def test_senseless_options_are_usage_errors(clips: Path, tmp_path: Path, options
         list(prepare_video(clips, tmp_path / "set", **options))
     assert error.value.hint
     assert not (tmp_path / "set").exists()
+
+
+def test_the_demo_is_not_rendered_before_senseless_options_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        list(prepare_demo(tmp_path / "demo", clips=3, size=3))
+    assert not (tmp_path / "demo").exists()
 
 
 def test_missing_and_empty_sources(tmp_path: Path) -> None:

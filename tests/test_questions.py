@@ -100,6 +100,9 @@ def test_eval_asks_and_reports(tmp_path, capsys):
         ('{"prompt": "a"}', "line 1"),
         ('{"prompt": "a", "answer": "b", "choices": ["c"]}', "not among"),
         ('{"prompt": "a", "answer": ""}', "not empty"),
+        ('{"prompt": "a\\ud800", "answer": "b"}', "line 1: half a surrogate pair"),
+        ('{"prompt": "a", "answer": "b", "choices": ["b", "\\udfff"]}', "line 1: half a surrogate pair"),
+        ("[" * 100_000, "line 1"),
         ("", "no questions"),
     ],
 )
@@ -107,3 +110,15 @@ def test_questions_that_are_none_are_named(tmp_path, line, word):
     (tmp_path / "q.jsonl").write_text(line + "\n")
     with pytest.raises(DataError, match=word):
         read_questions(tmp_path / "q.jsonl")
+
+
+def test_a_line_ends_where_json_lines_end(tmp_path):
+    rows = [{"prompt": f"a{end}b", "answer": "c"} for end in "\u2028\u2029\u0085"]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    (tmp_path / "q.jsonl").write_bytes("\r\n".join([*lines, "", lines[0]]).encode())
+    assert [each.prompt for each in read_questions(tmp_path / "q.jsonl")] == [
+        "a\u2028b",
+        "a\u2029b",
+        "a\x85b",
+        "a\u2028b",
+    ]

@@ -56,3 +56,12 @@ def test_what_can_not_be_sorted_has_no_curve() -> None:
     assert "finite" in reliability("s", np.arange(20.0).reshape(4, 5), errors, 0).how
     few = reliability("s", np.array([[1.0, 2.0], [3.0, 4.0]]), np.ones((2, 2)), 0)
     assert [each.positions for each in few.bins] == [1] * 4
+
+
+def test_few_windows_have_a_curve_and_no_intervals() -> None:
+    rng = np.random.default_rng(0)
+    for windows in (4, 5):
+        curve = reliability("s", rng.normal(size=(windows, 20)), rng.gamma(2, size=(windows, 20)), 0)
+        assert len(curve.bins) == 10
+        assert {each.ci95 is None for each in curve.bins} == {windows < 5}
+        assert ("too few windows for intervals" in curve.how) == (windows < 5)

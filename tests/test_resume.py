@@ -14,6 +14,7 @@ from training import finish, leftovers, levelled, outcome, short_recipe
 from ebwm_cli.commands.train import train
 from ebwm_cli.errors import CheckpointError, DataError, EbwmError, Interrupted, RecipeError, StoppedAndSaved
 from ebwm_cli.run.report import Notice, TrainLine, ValidationLine
+from ebwm_cli.run.signals import StopRequests
 from ebwm_cli.run.training_state import saved_steps
 from ebwm_cli.world.energy import EnergyWorld
 
@@ -69,6 +70,52 @@ def test_a_stop_before_a_validation_abandons_it_and_the_resumed_run_makes_it(dat
     assert '"step":6,"val_loss"' not in (tmp_path / "run/metrics.jsonl").read_text()
     finish(short_recipe(), data, tmp_path / "run")
     assert outcome(tmp_path / "run") == whole
+
+
+@pytest.mark.parametrize("dies", ["ebwm_cli.run.trainer.update_weights", "ebwm_cli.run.keeper.Keeper.save"])
+def test_a_death_after_a_validation_that_a_stop_had_put_off_repeats_none(dies, data, whole, tmp_path, monkeypatch):
+    """After the validation was saved, and between its line in the metrics and its save."""
+    out = tmp_path / "run"
+    stopped_run(6, signal.SIGTERM, short_recipe(), data, out, monkeypatch)
+
+    def die(*_, **__):
+        raise RuntimeError("dead")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(dies, die)
+        with pytest.raises(RuntimeError, match="dead"):
+            list(train(short_recipe(), data, out, device="cpu"))
+    assert '"step":6,"val_loss"' in (out / "metrics.jsonl").read_text()
+    finish(short_recipe(), data, out)
+    assert outcome(out) == whole
+
+
+@pytest.mark.parametrize("taken", [1, 2, 3, 7])
+def test_reports_that_nobody_takes_any_more_end_a_training_saved(taken, data, whole, tmp_path):
+    training = train(short_recipe(), data, tmp_path / "run", device="cpu")
+    for _ in range(taken):
+        report = next(training)
+    training.close()
+    assert saved_steps(tmp_path / "run/checkpoints")[-1] == report.step
+    finish(short_recipe(), data, tmp_path / "run")
+    assert outcome(tmp_path / "run") == whole
+
+
+def test_a_terminal_that_closes_stops_a_training_saved_but_not_under_nohup(data, whole, tmp_path, monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        stopped = stopped_run(9, signal.SIGHUP, short_recipe(), data, tmp_path / "run", monkeypatch)
+        assert stopped.message == "stopped by SIGHUP, saved at step 9"
+        finish(short_recipe(), data, tmp_path / "run")
+        assert outcome(tmp_path / "run") == whole
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with StopRequests() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_second_interrupt_leaves_at_once(data, tmp_path, monkeypatch):
@@ -163,6 +210,23 @@ def test_a_damaged_model_file_is_written_again_from_the_best_checkpoint(data, wh
     damage(out / "model.safetensors")
     finish(short_recipe(), data, out)
     assert outcome(out) == whole
+
+
+def test_where_the_best_checkpoint_is_damaged_too_a_finished_run_is_validated_again(data, whole, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr("ebwm_cli.run.trainer.Trainer._is_best", lambda self, loss: self.progress.step == 6)
+        finish(short_recipe(), data, out)
+    assert saved_steps(out / "checkpoints") == [6, 20, 23]
+    (out / "model.safetensors").unlink()
+    damage(out / "checkpoints/step_00000006/weights.safetensors")
+    report, reports = finish(short_recipe(), data, out)
+    assert any("the next validation" in each.notice for each in reports if isinstance(each, Notice))
+    assert [each.step for each in reports if isinstance(each, ValidationLine)] == [23]
+    assert report.val_loss == whole["numbers"]["best_loss"]
+    assert outcome(out)["tensors"] == whole["tensors"]
+    steps = [line["step"] for line in outcome(out)["metrics"] if "val_loss" in line]
+    assert steps == [6, 12, 18, 23]
 
 
 def test_model_data_and_seed_cannot_change_under_a_run_and_nothing_is_touched(data, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ebwm_cli.run.statistics import auroc, paired_bootstrap, partial_spearman, spearman
+from ebwm_cli.run.statistics import LEAST_WINDOWS, auroc, paired_bootstrap, partial_spearman, spearman
 
 
 @pytest.mark.parametrize("decimals", [6, 1, 0])  # fewer decimals, more ties
@@ -85,9 +85,15 @@ def test_bootstrap_is_a_function_of_its_seed_and_refuses_nothing_to_resample() -
     values = np.random.default_rng(5).normal(size=30)
     first, second = (paired_bootstrap(values, 200, np.random.default_rng(7)) for _ in range(2))
     assert first == second
-    assert paired_bootstrap(np.full(5, 0.25), 50, np.random.default_rng(0)).ci95 == (0.25, 0.25)
+    assert paired_bootstrap(np.full(LEAST_WINDOWS, 0.25), 50, np.random.default_rng(0)).ci95 == (0.25, 0.25)
     with pytest.raises(ValueError, match="no differences"):
         paired_bootstrap([], 10, np.random.default_rng(0))
+
+
+def test_a_few_windows_have_a_mean_and_no_interval() -> None:
+    for count in range(1, LEAST_WINDOWS):
+        found = paired_bootstrap(np.arange(1.0, count + 1), 100, np.random.default_rng(0))
+        assert (found.mean, found.ci95) == ((count + 1) / 2, None)
 
 
 @pytest.mark.parametrize("decimals", [6, 1, 0])  # fewer decimals, more ties

@@ -1,13 +1,19 @@
 """What a study's YAML says, and the runs it becomes."""
 
+import contextlib
+from pathlib import Path
+
 import pytest
 from small_set import make_set
 
-from ebwm_cli.errors import RecipeError
+from ebwm_cli.errors import DataError, RecipeError
 from ebwm_cli.recipe.load import load_recipe, shipped_recipes
 from ebwm_cli.recipe.load_study import dump_study, load_study, shipped_studies
 from ebwm_cli.recipe.schema import StateSpec
+from ebwm_cli.run import study_folder
 from ebwm_cli.run.packing import pack
+from ebwm_cli.run.safe_write import remove, replace_file
+from ebwm_cli.run.study_folder import choose_study_folder
 from ebwm_cli.run.study_points import runs_of
 from ebwm_cli.world.build import cost
 
@@ -141,3 +147,68 @@ def test_runs_are_packed_the_longest_first():
     assert (wall, placed[0].start) == (3.0, 0.0)
     with pytest.raises(ValueError, match="needs 3 of 2"):
         pack([1.0], [3], 2)
+
+
+DATA = {"path": "data/x", "fingerprint": "abc"}
+
+
+class Dying:
+    """Lets the first `good` calls through; at the next one the process dies."""
+
+    def __init__(self, call, good):
+        self.call, self.good, self.died = call, good, False
+
+    def __call__(self, *given):
+        if self.good == 0:
+            self.died = True
+            raise KeyboardInterrupt
+        self.good -= 1
+        self.call(*given)
+
+
+@pytest.fixture(scope="module")
+def begin(prepared):
+    """Begins a study of two runs as the command does, up to the first run."""
+    study = load_study("video_data", [*SMALL, "kinds=[ebt]", "axes={data: [0.5, 1.0]}", "seeds=1"])
+    two = runs_of(study, prepared, Path("anywhere"))
+
+    def begun(out, *, data=DATA, fresh=False):
+        folder = choose_study_folder(study, data, out, fresh=fresh)
+        out.mkdir(exist_ok=True)
+        if fresh:
+            folder.clear()
+        folder.begin(study, two, data)
+        return folder
+
+    return begun
+
+
+def test_a_study_that_dies_while_it_begins_begins_again(begin, tmp_path, monkeypatch):
+    for good in range(100):
+        for fresh in (False, True):
+            out, dying = tmp_path / f"{good}{fresh}", Dying(replace_file, good)
+            with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
+                patched.setattr(study_folder, "replace_file", dying)
+                begin(out)
+            assert begin(out, fresh=fresh).study().name == "video_data"
+        if not dying.died:
+            break
+    assert good == 4
+
+
+def test_a_study_that_dies_while_it_is_cleared_is_one_still(begin, tmp_path, monkeypatch):
+    out, other = tmp_path / "study", {"path": "data/y", "fingerprint": "other"}
+    begin(out)
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(DataError, match="another prepared set"):
+        begin(out, data=other)
+    for good in range(100):
+        dying = Dying(remove, good)
+        with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
+            patched.setattr(study_folder, "remove", dying)
+            begin(out, fresh=True)
+        if not dying.died:
+            break
+    assert good > 2
+    assert begin(out, data=other, fresh=True).fingerprint() == "other"
+    assert (out / "notes.txt").read_text() == "mine"

@@ -83,6 +83,7 @@ def test_text_is_written_once_and_replaces_that_of_other_seeds(tmp_path: Path) -
     (path,) = tmp_path.iterdir()
     assert [json.loads(line)["text"] for line in path.read_text().splitlines()] == list(documents(0, LINES))
     assert write_sums(tmp_path, 0, LINES) == 0
+    (tmp_path / ".sums-0-3.jsonl.part").touch()  # what a killed run leaves
     assert write_sums(tmp_path, 1, LINES) > 0
     assert [each.name for each in tmp_path.iterdir()] == [f"sums-1-{LINES}.jsonl"]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,11 +17,16 @@ from safetensors.torch import load_file
 from small_set import CONTEXT, STATE_DIM, frames_of, make_run, make_set, small_recipe
 from torch import nn
 
+from ebwm_cli.commands.calibration import calibration
+from ebwm_cli.commands.evaluate import evaluate
+from ebwm_cli.commands.facets import facets
 from ebwm_cli.commands.think import think
 from ebwm_cli.data.store import open_set
-from ebwm_cli.errors import DataError, UsageError
+from ebwm_cli.errors import DataError, ResourceError, UsageError
 from ebwm_cli.recipe.schema import ThinkSection
+from ebwm_cli.run import safe_write
 from ebwm_cli.run.checkpoint import load_world
+from ebwm_cli.run.outputs import next_number
 from ebwm_cli.run.report import Notice, ThinkReport
 from ebwm_cli.run.thought import Scene, think_about
 from ebwm_cli.run.thought_files import scorer, write_thought
@@ -249,6 +256,47 @@ def test_a_moved_checkpoint_still_thinks_and_writes_nothing(model: Path, tmp_pat
     assert list(tmp_path.iterdir()) == [model]
 
 
+@pytest.mark.parametrize("command", [calibration, evaluate, facets, think])
+def test_what_was_found_is_told_although_the_disk_is_full(command, home, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(safe_write, "write", full)
+    run, told = home / "runs" / "first", []
+    few = {} if command is think else {"most_windows": 2}
+    before = there(run)
+    with pytest.raises(ResourceError, match="No space left") as error:
+        collect(command(run, data=home / "data" / "one", device="cpu", **few), told)
+    assert "free some space" in error.value.hint
+    assert not isinstance(told[-1], Notice)
+    assert told[-1].files == []
+    assert there(run) == before
+
+
+def there(run):
+    """Files and numbered folders."""
+    return sorted(path for path in run.rglob("*") if path.is_file() or path.name.isdigit())
+
+
+def collect(reports, told):
+    """Into `told`, as they come."""
+    for report in reports:
+        told.append(report)
+
+
+def test_two_thoughts_at_once_have_two_numbers_and_a_failed_one_none(tmp_path):
+    with next_number(tmp_path) as (one, first), next_number(tmp_path) as (two, second):
+        assert (first.name, second.name) == ("001", "002")
+        (one / "file").write_text("one")
+        (two / "file").write_text("two")
+        assert list(first.iterdir()) == list(second.iterdir()) == []  # whole or empty
+    assert (first / "file").read_text() == "one"
+    assert (second / "file").read_text() == "two"
+    with pytest.raises(ZeroDivisionError), next_number(tmp_path) as (three, _):
+        (three / str(1 / 0)).touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["001", "002"]
+
+
 class Mute(nn.Module):
     """A world that predicts but can't score candidates."""
 
@@ -273,6 +321,18 @@ def test_a_world_that_cannot_judge_has_no_landscape(model: Path, home: Path, tmp
 def test_budgets_that_mean_nothing_are_usage_errors(model: Path, options: dict) -> None:
     with pytest.raises(UsageError, match=f"--{next(iter(options))}"):
         thought(model, **options)
+
+
+def test_a_beam_without_anything_to_keep_is_a_usage_error(model: Path) -> None:
+    for typed, told in (
+        ({"beam": 4}, "^beam=4: futures are kept of several samples, samples=1 has one$"),
+        (
+            {"beam": 4, "samples": 4, "select": "mean"},
+            "^beam=4: futures are kept by their energies, not by select=mean$",
+        ),
+    ):
+        with pytest.raises(UsageError, match=told):
+            thought(model, horizon=2, thinking=typed)
 
 
 @pytest.mark.parametrize(

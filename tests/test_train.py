@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from kinds import WORLDS, windows, world_of
 from safetensors.torch import load_file
 from small_set import make_set, small_recipe
 from training import finish, outcome, short_recipe
@@ -100,10 +101,26 @@ def test_the_cut_of_a_batch_changes_no_gradient(prepared):
             assert (whole - cut).norm() <= 1e-6 * whole.norm()
 
 
-def test_randomness_is_a_pure_function_of_seed_and_step():
-    draws = [torch.rand(4, generator=step_generator(*key)).tolist() for key in ((0, 1), (0, 1), (0, 2), (1, 1))]
-    assert draws[0] == draws[1]
-    assert len({tuple(draw) for draw in draws}) == 3
+def test_randomness_is_a_pure_function_of_seed_step_and_part():
+    keys = ((0, 1), (0, 1), (0, 1, 0), (0, 2), (1, 1), (0, 1, 1), (0, 1, 2), (0, 11))
+    draws = [torch.rand(4, generator=step_generator(*key)).tolist() for key in keys]
+    assert draws[0] == draws[1] == draws[2]
+    assert len({tuple(draw) for draw in draws}) == 6
+
+
+@pytest.mark.parametrize("kind", WORLDS)
+def test_parts_of_a_batch_draw_step_counts_alike_and_noise_of_their_own(kind):
+    """Of two equal windows, one part each, losses differ by their noise; without noise they are the same."""
+    descent = {"free_steps": (0, 5), "steps": (1, 3)}
+    for noise in (0.0, 0.5):
+        model = {"context_noise": noise, **({"start": "zeros", "descent": descent} if kind == "ebt" else {})}
+        world, window = world_of(kind, "video", **model), windows("video", 1)
+        for step in range(4):
+            losses = [
+                world.loss(window, step_generator(0, step, part), step_generator(0, step) if part else None)[0].item()
+                for part in range(3)
+            ]
+            assert len(set(losses)) == (1 if noise == 0 and kind != "diffusion" else 3)
 
 
 def test_averaged_weights_follow_their_formula_and_are_what_is_exported(prepared, tmp_path):

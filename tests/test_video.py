@@ -36,7 +36,7 @@ def decode(paths: list[Path], sampling: Sampling, limits: Limits | None = None, 
     folder = paths[0].parent / "frames"
     folder.mkdir(exist_ok=True)
     with Workers(workers, limits) as pool:
-        jobs = [Job(path, folder / path.name) for path in paths]
+        jobs = [Job(path, folder / path.name, path.stat().st_size) for path in paths]
         return {outcome.job.path.name: outcome for outcome in pool.decode(jobs, sampling)}
 
 
@@ -70,7 +70,9 @@ def test_frame_i_is_frame_i_of_a_sequential_decode(tmp_path: Path, codec: str, d
 def test_real_clips_frame_by_frame(tmp_path: Path) -> None:
     paths = list(find_clips(Path(os.environ["EBWM_CLIPS"])))
     with Workers(2) as pool:
-        for outcome in pool.decode([Job(path, tmp_path / path.name) for path in paths], Sampling(size=16)):
+        for outcome in pool.decode(
+            [Job(path, tmp_path / path.name, path.stat().st_size) for path in paths], Sampling(size=16)
+        ):
             assert outcome.facts is not None, outcome.reason
             frames = np.fromfile(outcome.job.frames_to, np.uint8).reshape(-1, 16, 16, 3)
             wanted = dict(zip(outcome.facts["indices"], frames, strict=True))
@@ -202,7 +204,7 @@ def test_killed_workers_are_replaced(tmp_path: Path) -> None:
     with Workers(2) as pool:
         killed = threading.Thread(target=lambda: (time.sleep(0.3), os.kill(pool.pids[0], signal.SIGKILL)))
         killed.start()
-        outcomes = list(pool.decode([Job(path, folder / path.name) for path in paths], EVERY))
+        outcomes = list(pool.decode([Job(path, folder / path.name, path.stat().st_size) for path in paths], EVERY))
         killed.join()
         pids = pool.pids
     assert all(outcome.facts for outcome in outcomes)

@@ -13,13 +13,14 @@ from typing import Any
 
 from ebwm_cli.run.calibration import in_nats, measure_calibration
 from ebwm_cli.run.comparison import short_names
-from ebwm_cli.run.judging import judgement, windows_in_words, write_report
+from ebwm_cli.run.judging import judgement, told_and_kept, too_few, windows_in_words
 from ebwm_cli.run.outputs import shown
 from ebwm_cli.run.pairs import pair_windows
 from ebwm_cli.run.report import Notice, Report
 from ebwm_cli.run.report_calibration import CalibrationReport
 from ebwm_cli.run.resampling import DRAWS
 from ebwm_cli.run.telling import false_states
+from ebwm_cli.run.thinking import in_vain
 
 
 def calibration(
@@ -56,6 +57,8 @@ def calibration(
     held_out, context, space = asked.held_out, asked.context, asked.loaded.space
     pairs = pair_windows(held_out, context)
     yield Notice(notice=f"{windows_in_words(asked.prepared, held_out, context)}, {context} predictions each")
+    yield from too_few(len(pairs.starts))
+    yield from in_vain(asked.loaded, {}, thinking)
     rows = []
     for name, each in zip(short_names([each.path for each in asked.everyone]), asked.everyone, strict=True):
         yield Notice(notice=f"measuring {shown(each.path)}")
@@ -75,15 +78,10 @@ def calibration(
         seconds=time.perf_counter() - began,
         files=[str(folder / name) for name in ("calibration.png", "calibration.json")] if folder else [],
     )
-    if folder is not None:
-        _write(folder, report)
-    yield report
+    yield from told_and_kept(report, folder, "calibration.json", lambda place: _draw(place, report))
 
 
-def _write(folder: Path, report: CalibrationReport) -> None:
-    """The picture and, last, the report."""
+def _draw(folder: Path, report: CalibrationReport) -> None:
     from ebwm_cli.run.picture_calibration import draw_calibration
 
-    folder.mkdir(parents=True, exist_ok=True)
     draw_calibration(folder / "calibration.png", report)
-    write_report(folder, "calibration.json", report)

@@ -13,12 +13,12 @@ from typing import Any
 
 from ebwm_cli.errors import DataError, UsageError
 from ebwm_cli.run.difficulty import BUDGET, BY_STEPS, groups_of, measure, rows_of, window_labels
-from ebwm_cli.run.judging import judgement, windows_in_words, write_report
+from ebwm_cli.run.judging import judgement, told_and_kept, windows_in_words
 from ebwm_cli.run.measure import reference_errors
 from ebwm_cli.run.outputs import shown
 from ebwm_cli.run.report import Notice, Report
 from ebwm_cli.run.report_difficulty import DifficultyReport
-from ebwm_cli.run.thinking import drop_of
+from ebwm_cli.run.thinking import drop_of, in_vain
 
 HINT = "ebwm prepare demo --world balls (or sums), and --data with that set"
 
@@ -56,6 +56,7 @@ def difficulty(
     yield Notice(notice=f"{windows_in_words(prepared, held_out, context)}, {told}")
     if loaded.world.score is None:
         yield Notice(notice="it predicts in one pass: there are no steps to compare")
+    yield from in_vain(loaded, {}, thinking)
     reference = reference_errors(loaded, held_out, asked.baseline.predictor)
     measured = measure(loaded, held_out, by_steps, seed)
     thinks, think = measured.many is not None, loaded.recipe.think
@@ -81,6 +82,4 @@ def difficulty(
         seconds=time.perf_counter() - began,
         files=[str(asked.folder / "difficulty.json")] if asked.folder else [],
     )
-    if asked.folder is not None:
-        write_report(asked.folder, "difficulty.json", report)
-    yield report
+    yield from told_and_kept(report, asked.folder, "difficulty.json")

@@ -25,7 +25,7 @@ from ebwm_cli.run.comparison import Contender, Known, compare, contend, differen
 from ebwm_cli.run.device import set_threads
 from ebwm_cli.run.held_out import held_out_set
 from ebwm_cli.run.held_out_loss import references_of
-from ebwm_cli.run.judging import PREDICTIONS, windows_in_words, write_report
+from ebwm_cli.run.judging import PREDICTIONS, told_and_kept, too_few, windows_in_words
 from ebwm_cli.run.measure import (
     Floats,
     HeldOut,
@@ -43,7 +43,7 @@ from ebwm_cli.run.outputs import folder_beside, shown
 from ebwm_cli.run.questions import Question, ask, read_questions
 from ebwm_cli.run.report import EvalReport, Notice, ReferenceRow, Report, RolloutRow, SamplesRow, StepsRow, StopRow
 from ebwm_cli.run.statistics import partial_spearman, spearman
-from ebwm_cli.run.thinking import thinking_as
+from ebwm_cli.run.thinking import in_vain, thinking_as
 from ebwm_cli.world.build import cost, thinking_flops
 
 ROLLOUT = 4
@@ -85,7 +85,7 @@ def evaluate(
     prepared = held_out_set(loaded, data)
     windows = prepared.split(split)
     context = loaded.spec.context
-    stride = min(stride or context, context)
+    longest, stride = stride or context, min(stride or context, context)
     references = references_of(loaded.space, prepared.split("train"))
     wanted = (ROLLOUT if references.copying else 0) if rollout is None else rollout
     horizon = min(wanted, context // 2)
@@ -93,6 +93,9 @@ def evaluate(
     held_out, ahead = HeldOut(windows, stride, most), HeldOut(windows, context, most)
     starts = spread(windows.windows(context, stride), most)
     yield Notice(notice=f"{windows_in_words(prepared, held_out, context)}, {stride} predictions each")
+    yield from too_few(len(starts))
+    if stride < longest:
+        yield Notice(notice=f"windows begin {stride} states apart, a whole context, and no {longest}")
     if horizon < wanted:
         yield Notice(notice=f"rolling out {horizon} states, half the context of {loaded.spec.context}")
 
@@ -100,6 +103,7 @@ def evaluate(
     if loaded.world.score is None:
         yield Notice(notice="it predicts in one pass: there are no steps and no samples to compare")
         steps = samples = ()
+    yield from in_vain(loaded, {}, thinking)
     judged = _Judged(loaded, held_out, seed)
     scores = judged.scores(think)
     known = {name: reference_errors(loaded, held_out, predictor) for name, predictor in references.predictors.items()}
@@ -152,9 +156,7 @@ def evaluate(
         seconds=time.perf_counter() - began,
         files=[str(folder / name) for name in names] if folder else [],
     )
-    if folder is not None:
-        _write(folder, report)
-    yield report
+    yield from told_and_kept(report, folder, "report.json", lambda place: _draw(place, report))
 
 
 @dataclass
@@ -280,12 +282,11 @@ def _rollout_rows(scores: RolloutScores, referred: Sequence[float]) -> list[Roll
     ]
 
 
-def _write(folder: Path, report: EvalReport) -> None:
-    """eval/by_steps.png and eval/comparison.png, as far as there are such rows, and, last, eval/report.json."""
+def _draw(folder: Path, report: EvalReport) -> None:
+    """by_steps.png and comparison.png, as far as there are such rows."""
     from ebwm_cli.run.picture_compare import draw_comparison
     from ebwm_cli.run.pictures import BLUE, ORANGE, Curve, draw_curves
 
-    folder.mkdir(parents=True, exist_ok=True)
     rows = sorted(report.by_steps, key=lambda row: row.steps)
     if rows:
         x = [row.steps for row in rows]
@@ -300,4 +301,3 @@ def _write(folder: Path, report: EvalReport) -> None:
         draw_curves(folder / "by_steps.png", "Thinking longer", [loss, score], "steps", log2=True)
     if report.comparison:
         draw_comparison(folder / "comparison.png", report.comparison)
-    write_report(folder, "report.json", report)

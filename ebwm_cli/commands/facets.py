@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from ebwm_cli.run.facets import Difficulty, measure_facets
-from ebwm_cli.run.judging import judgement, windows_in_words, write_report
+from ebwm_cli.run.judging import judgement, told_and_kept, windows_in_words
 from ebwm_cli.run.measure import reference_errors
 from ebwm_cli.run.outputs import shown
 from ebwm_cli.run.pairs import pair_windows
 from ebwm_cli.run.report import Notice, Report
 from ebwm_cli.run.report_facets import FacetsReport
+from ebwm_cli.run.thinking import in_vain
 
 
 def facets(
@@ -53,6 +54,7 @@ def facets(
     held_out, context = asked.held_out, asked.context
     pairs = pair_windows(held_out, context)
     yield Notice(notice=f"{windows_in_words(asked.prepared, held_out, context)}, {context} predictions each")
+    yield from in_vain(asked.loaded, {}, thinking)
     difficulty = Difficulty(asked.baseline.name, reference_errors(asked.loaded, held_out, asked.baseline.predictor))
     rows = []
     for each in asked.everyone:
@@ -68,6 +70,4 @@ def facets(
         seconds=time.perf_counter() - began,
         files=[str(asked.folder / "facets.json")] if asked.folder else [],
     )
-    if asked.folder is not None:
-        write_report(asked.folder, "facets.json", report)
-    yield report
+    yield from told_and_kept(report, asked.folder, "facets.json")

@@ -5,21 +5,24 @@ A plain generator of reports: a TokenReport per token, Notices, a GenerateReport
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ebwm_cli.data.encoders import Tokenizer
+from ebwm_cli.data.text import is_text
 from ebwm_cli.errors import UsageError
 from ebwm_cli.run.checkpoint import load_world
 from ebwm_cli.run.device import set_threads
 from ebwm_cli.run.generation import Choice, NewToken, generate
-from ebwm_cli.run.outputs import shown
+from ebwm_cli.run.outputs import kept, shown
 from ebwm_cli.run.report import Notice, Report
 from ebwm_cli.run.report_text import GenerateReport, TokenReport
 from ebwm_cli.run.safe_write import replace_file
-from ebwm_cli.run.thinking import budget_of
+from ebwm_cli.run.thinking import budget_of, in_vain
+from ebwm_cli.world.build import thinking_flops
 
 
 def continue_text(
@@ -45,10 +48,12 @@ def continue_text(
     began = time.perf_counter()
     if max_new < 1:
         raise UsageError("--max-new: there is at least one token to make", "--max-new 64")
-    if temperature < 0 or not 0 < top_p <= 1:
+    if not 0 <= temperature < math.inf or not 0 < top_p <= 1:
         raise UsageError(
-            "--temperature can't be negative, and --top-p is above 0 and at most 1", "--temperature 0.8 --top-p 0.95"
+            "--temperature is a number from 0 up, --top-p is above 0 and at most 1", "--temperature 0.8 --top-p 0.95"
         )
+    if not is_text(prompt):
+        raise UsageError("--prompt: it holds bytes that are no UTF-8", '--prompt "Once upon a time"')
     set_threads()
     loaded = load_world(checkpoint, device=device)
     tokenizer = loaded.encoder
@@ -57,9 +62,11 @@ def continue_text(
             f"--prompt: {shown(loaded.path)} was trained on {loaded.spec.modality}, it continues no text",
             "ebwm think --input CLIP, or a checkpoint trained on text",
         )
-    think = budget_of(loaded.recipe.think, {"steps": steps, "samples": samples, "stop": stop}, thinking)
-    if loaded.world.score is None and any(each is not None for each in (steps, samples, stop)):
-        yield Notice(notice=f"{shown(loaded.path)} predicts in one pass: steps, samples and stopping change nothing")
+    asked = {"steps": steps, "samples": samples, "stop": stop}
+    think = budget_of(loaded.recipe.think, asked, thinking)
+    yield from in_vain(loaded, asked, thinking)
+    if think.beam > 1:
+        yield Notice(notice="beam: a text is written token by token; several futures are kept of states (--horizon)")
     given = tokenizer.encode(prompt).tolist() or [tokenizer.end_of_text]
     context = loaded.spec.context
     if len(given) > context:
@@ -68,10 +75,12 @@ def continue_text(
             f"{len(given) - context:,} are not seen"
         )
     made: list[NewToken] = []
+    writing = time.perf_counter()
     for new in generate(loaded, tokenizer, given, think, Choice(temperature, top_p), max_new, seed):
         made.append(new)
         yield TokenReport(done=len(made), total=max_new, **vars(new))
-    seconds = time.perf_counter() - began
+    ended = time.perf_counter()
+    looks, tries = (sum(getattr(new, each) for new in made) / len(made) for each in ("looks", "tries"))
     report = GenerateReport(
         checkpoint=str(shown(loaded.path)),
         prompt=prompt,
@@ -85,13 +94,22 @@ def continue_text(
         ended=made[-1].token == tokenizer.end_of_text,
         steps=think.steps,
         samples=think.samples,
+        select=think.select,
+        stop=think.stop,
+        flops=len(made) * thinking_flops(loaded.recipe, loaded.spec, looks, tries),
         temperature=temperature,
         top_p=top_p,
-        seconds=seconds,
-        tokens_per_second=len(made) / seconds,
+        seconds=ended - began,
+        tokens_per_second=len(made) / (ended - writing),
         files=[str(out / "report.json")] if out else [],
     )
-    if out:
-        out.mkdir(parents=True, exist_ok=True)
-        replace_file(out / "report.json", report.model_dump_json(indent=2).encode() + b"\n")
-    yield report
+    if out is None:
+        yield report
+    else:
+        yield from kept(report, out, lambda: _written(report, out))
+
+
+def _written(report: GenerateReport, out: Path) -> GenerateReport:
+    out.mkdir(parents=True, exist_ok=True)
+    replace_file(out / "report.json", report.model_dump_json(indent=2).encode() + b"\n")
+    return report

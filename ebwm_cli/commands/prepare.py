@@ -17,7 +17,7 @@ import numpy as np
 
 from ebwm_cli import __version__
 from ebwm_cli.data.encoders.pca import fit_pca
-from ebwm_cli.data.files import EXTENSIONS
+from ebwm_cli.data.files import EXTENSIONS, space_or_error
 from ebwm_cli.data.frames import FrameStore
 from ebwm_cli.data.intake import Taken, take_in
 from ebwm_cli.data.labels import Labelling
@@ -31,7 +31,6 @@ from ebwm_cli.data.writer import (
     commit,
     locked,
     new_building,
-    space_or_error,
     split_summary,
     write_encoder,
     write_quarantine,
@@ -43,6 +42,8 @@ from ebwm_cli.run.processors import usable_cores
 from ebwm_cli.run.report import ClipReport, Notice, PrepareReport, Quarantined, Report, WindowCounts
 
 INTERVAL = 0.25
+SIZE, SIZES = 32, (4, 256)
+"""Pixels of a frame's side: where nothing else is asked for, and from and to."""
 CLIPS = "clips"
 
 
@@ -53,7 +54,7 @@ def prepare_video(
     encoder: str = "pca",
     interval: float | None = None,
     every: int | None = None,
-    size: int = 32,
+    size: int = SIZE,
     latent_dim: int = 128,
     context: int = 16,
     workers: int | None = None,
@@ -76,7 +77,7 @@ def prepare_video(
         raise DataError(f"there is no {src}", "--src with a folder of clips, or ebwm prepare demo")
     real = src.resolve()
     out = Path(out) if out is not None else Path("data") / ((real.name if src.is_dir() else real.stem) or "clips")
-    with locked(out), space_or_error(out):
+    with space_or_error(out), locked(out):
         yield from _prepare(src, out, sampling, latent_dim, context, workers or usable_cores(), limits, labelling)
 
 
@@ -89,8 +90,10 @@ def prepare_demo(
 
     out = Path(out) if out is not None else Path("data") / "demo"
     count = clips or CLIP_COUNT
-    with locked(out):
+    _sampling(options.get("interval"), options.get("every"), options.get("size", SIZE))  # or refuse, before rendering
+    with space_or_error(out), locked(out):
         began = time.monotonic()
+        (out / FRAMES).mkdir(exist_ok=True)  # says whose folder this is, should rendering be cut off
         fresh = render_demo(out / CLIPS, count, seed, workers or usable_cores())
         if fresh:
             yield Notice(notice=f"rendered {fresh} clips of colliding balls in {time.monotonic() - began:.1f} s")
@@ -105,8 +108,9 @@ def _sampling(interval: float | None, every: int | None, size: int) -> Sampling:
         raise UsageError(f"--every must be at least 1, not {every}", "--every 1")
     if interval is not None and not 1e-4 <= interval <= 86400:
         raise UsageError(f"--interval must be between 0.0001 and 86400 seconds, not {interval}", "--interval 0.25")
-    if not 4 <= size <= 256:
-        raise UsageError(f"--size must be between 4 and 256 pixels, not {size}", "--size 32")
+    least, most = SIZES
+    if not least <= size <= most:
+        raise UsageError(f"--size must be between {least} and {most} pixels, not {size}", f"--size {SIZE}")
     return Sampling(None if every is not None else interval or INTERVAL, every, size)
 
 

@@ -22,6 +22,7 @@ from ebwm_cli.data.encoders.tokenizer import (
     reread_bpe,
     train_bpe,
 )
+from ebwm_cli.data.files import space_or_error
 from ebwm_cli.data.kept import Kept
 from ebwm_cli.data.labels import Labelling
 from ebwm_cli.data.split import TRAIN
@@ -31,7 +32,7 @@ from ebwm_cli.data.text_intake import Corpus, TextFile, read_files
 from ebwm_cli.data.text_split import TextDivision, divide_text
 from ebwm_cli.data.text_tokens import Advance, FileTokens, pieces, tokenize
 from ebwm_cli.data.text_writer import TextWriter
-from ebwm_cli.data.writer import TOKENS, commit, locked, new_building, space_or_error, write_encoder, write_quarantine
+from ebwm_cli.data.writer import TOKENS, commit, locked, new_building, write_encoder, write_quarantine
 from ebwm_cli.errors import DataError, UsageError
 from ebwm_cli.recipe.schema import StateSpec
 from ebwm_cli.run.processors import usable_cores
@@ -96,7 +97,7 @@ def prepare_text(
         raise DataError(f"there is no {src}", "--src with a file or folder of text, or hf:name of a data set")
     out = out or Path("data") / _name(src)
     wish = Wish(src, out, field, tokenizer, vocab_size or VOCABULARY, context, workers or usable_cores(), labelling)
-    with locked(out), space_or_error(out):
+    with space_or_error(out), locked(out):
         yield from _prepare(wish, Kept(out / TOKENS))
 
 
@@ -113,8 +114,9 @@ def prepare_sums(
     from ebwm_cli.data.sums import DIFFICULTY, LINES, label_tokens, write_sums
 
     out = out or Path("data") / "sums"
-    with locked(out), space_or_error(out):
+    with space_or_error(out), locked(out):
         began = time.monotonic()
+        (out / TOKENS).mkdir(exist_ok=True)  # says whose folder this is, should writing be cut off
         fresh = write_sums(out / TEXTS, seed, lines or LINES)
         if fresh:
             yield Notice(notice=f"wrote {fresh:,} documents of sums in {time.monotonic() - began:.1f} s")

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from ebwm_cli.commands.train import seconds_per_update
+from ebwm_cli.data.files import space_or_error
 from ebwm_cli.data.store import PreparedSet, find_set, open_set, sets_below
 from ebwm_cli.errors import ResourceError
 from ebwm_cli.recipe.load_study import dump_study
@@ -21,6 +22,7 @@ from ebwm_cli.recipe.study import Study
 from ebwm_cli.run.device import free_memory, resolve_device, set_threads
 from ebwm_cli.run.journal import Journal
 from ebwm_cli.run.lock import held
+from ebwm_cli.run.outputs import kept
 from ebwm_cli.run.packing import Placed, longest_first, pack
 from ebwm_cli.run.picture_scale import write_pictures
 from ebwm_cli.run.power_law import Fit, fit_power_law
@@ -74,7 +76,8 @@ def scale(
     folder = choose_study_folder(study, origin, out, fresh=fresh)
     runs = runs_of(study, prepared, folder.path)
     folder.path.mkdir(parents=True, exist_ok=True)
-    with held(folder.path, "scaled"), StopRequests() as stop:
+    told = space_or_error(folder.path, "make room; the same command goes on")
+    with told, held(folder.path, "scaled"), StopRequests() as stop:
         if fresh:
             folder.clear()
         folder.begin(study, runs, origin)
@@ -97,11 +100,7 @@ def scale(
             left = sum(point.status in ("queued", "running") for point in board.points.values())
             raise stop.error_of(f"{left} of {len(runs)} runs are left")
         report = _report(study, prepared, folder, board, workers, time.monotonic() - began)
-        files = [*write_pictures(report, folder.path), write_fits(report, folder.path)]
-        files.append(write_page(report, dump_study(study), folder.path))
-        report = report.model_copy(update={"files": [str(file) for file in files]})
-        folder.finish(report)
-    yield report
+        yield from kept(report, folder.path, lambda: _written(report, study, folder))
 
 
 def plan_scale(
@@ -199,6 +198,15 @@ def _report(
         overhead=board.overhead,
         files=[],
     )
+
+
+def _written(report: ScaleReport, study: Study, folder: StudyFolder) -> ScaleReport:
+    """Pictures, fits, the page and, last, the report, which names them."""
+    files = [*write_pictures(report, folder.path), write_fits(report, folder.path)]
+    files.append(write_page(report, dump_study(study), folder.path))
+    report = report.model_copy(update={"files": [str(file) for file in files]})
+    folder.finish(report)
+    return report
 
 
 def _executor(workers: Workers, cluster: str | None) -> Executor:

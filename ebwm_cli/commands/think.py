@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,11 @@ from ebwm_cli.run.checkpoint import LoadedWorld, load_world
 from ebwm_cli.run.device import set_threads
 from ebwm_cli.run.held_out import held_out_set
 from ebwm_cli.run.measure import device_of
-from ebwm_cli.run.outputs import folder_beside, next_number, shown
+from ebwm_cli.run.outputs import folder_beside, kept, next_number, shown
 from ebwm_cli.run.report import Notice, Report
 from ebwm_cli.run.report_think import DescentRow, ThinkReport, TokenChance
 from ebwm_cli.run.safe_write import replace_file
-from ebwm_cli.run.thinking import budget_of
+from ebwm_cli.run.thinking import budget_of, in_vain
 from ebwm_cli.run.thought import Scene, Thought, think_about
 from ebwm_cli.run.thought_measures import (
     committed_share,
@@ -73,9 +74,9 @@ def think(
         raise UsageError("--horizon: there is at least one state to predict", "--horizon 1")
     set_threads()
     loaded = load_world(checkpoint, device=device)
-    budget = budget_of(loaded.recipe.think, {"steps": steps, "samples": samples, "stop": stop}, thinking)
-    if loaded.world.score is None and any(each is not None for each in (steps, samples, stop)):
-        yield Notice(notice=f"{shown(loaded.path)} predicts in one pass: steps, samples and stopping change nothing")
+    asked = {"steps": steps, "samples": samples, "stop": stop}
+    budget = budget_of(loaded.recipe.think, asked, thinking)
+    yield from in_vain(loaded, asked, thinking)
     if input:
         scene, prepared = _from_clip(loaded, input, horizon), _set_at_hand(loaded, data)
     else:
@@ -84,20 +85,24 @@ def think(
     if scene.truth is None:
         yield Notice(notice=f"{scene.source} is too short to keep {horizon} states back: nothing to compare with")
     thought = think_about(scene, loaded, budget, horizon, seed)
-    folder = out
-    if folder is None and (home := folder_beside(loaded.path, "think")):
-        folder = next_number(home)
-    files: list[Path] = []
-    if folder is not None:
+    others, whose = _other_energies(loaded, prepared, thought, budget, seed)
+    report = _report(loaded, scene, thought, budget, (others, whose), time.perf_counter() - began)
+    place = out or folder_beside(loaded.path, "think")
+    if place is None:
+        yield report
+        return
+
+    def write() -> Report:
         from ebwm_cli.run.thought_files import write_thought
 
-        files = [*write_thought(folder, loaded, scene, thought, seed), folder / "report.json"]
-    others, whose = _other_energies(loaded, prepared, thought, budget, seed)
-    report = _report(loaded, scene, thought, budget, (others, whose), files)
-    report = report.model_copy(update={"seconds": time.perf_counter() - began})
-    if files:
-        replace_file(files[-1], report.model_dump_json(indent=2).encode() + b"\n")
-    yield report
+        with nullcontext((place, place)) if out else next_number(place) as (folder, final):
+            files = [*write_thought(folder, loaded, scene, thought, seed), folder / "report.json"]
+            facts = {"files": [str(final / file.name) for file in files], "seconds": time.perf_counter() - began}
+            whole = report.model_copy(update=facts)
+            replace_file(files[-1], whole.model_dump_json(indent=2).encode() + b"\n")
+        return whole
+
+    yield from kept(report, place, write)
 
 
 def _observed_length(context: int, horizon: int) -> int:
@@ -179,9 +184,9 @@ def _report(
     thought: Thought,
     budget: ThinkSection,
     others: tuple[Tensor, str],
-    files: list[Path],
+    seconds: float,
 ) -> ThinkReport:
-    """All but the seconds it took; `others` are the energies that the answer's is ranked among, and whose they are."""
+    """All but the files; `others` are the energies that the answer's is ranked among, and whose they are."""
     errors, energies, space = thought.errors, thought.energies, loaded.space
     copying, copied = space.copying(), None
     if scene.truth is not None and copying:
@@ -203,7 +208,9 @@ def _report(
         horizon=len(thought.states),
         samples=budget.samples,
         select=budget.select,
+        beam=budget.beam,
         stop=budget.stop,
+        backtrack=budget.backtrack,
         steps=budget.steps,
         score=thought.score,
         steps_used=thought.steps_used,
@@ -227,8 +234,8 @@ def _report(
         likeliest=_likeliest(reader, answer, scene.truth) if reader else [],
         rollout_errors=[] if errors is None else errors[:, -1].tolist(),
         states=len(thought.states),
-        files=[str(file) for file in files],
-        seconds=0.0,
+        files=[],
+        seconds=seconds,
     )
 
 

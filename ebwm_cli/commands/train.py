@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from ebwm_cli.data.files import space_or_error
 from ebwm_cli.data.store import PreparedSet, find_set, open_set, sets_below
 from ebwm_cli.errors import DivergedError, ResourceError
 from ebwm_cli.recipe.schema import Recipe
@@ -119,7 +120,8 @@ def _go_together(trainer: Trainer, prepared: PreparedSet) -> None:
 def _learn(
     trainer: Trainer, stop: StopRequests, keeper: Keeper | None = None, metrics: MetricsWriter | None = None
 ) -> Iterator[Report]:
-    """Update, log, validate, save (with a keeper), until the training is finished or a rank was asked to stop."""
+    """Update, log, validate, save (with a keeper), until the training is finished, a rank was asked to stop, or nobody
+    takes the reports any more."""
     progress, settings = trainer.progress, trainer.recipe.train
 
     def write(line: Report) -> None:
@@ -140,20 +142,25 @@ def _learn(
             metrics.commit()
             keeper.save()
 
-    yield from validate()  # where a stop came before it
-    while not ((stopped := stop.agreed()) or trainer.finished):
-        update = trainer.update()
-        if not update.finite:
-            yield Notice(
-                notice=f"step {progress.step} skipped: loss {update.loss}, gradient norm {update.grad_norm}; "
-                f"{progress.skipped} so far"
-            )
-        if line := trainer.line():
-            write(line)
-            yield line
-        yield from validate()
-        if progress.step % settings.save_every == 0:
-            save()
+    try:
+        yield from validate()  # where a stop came before it
+        while not ((stopped := stop.agreed()) or trainer.finished):
+            update = trainer.update()
+            if line := trainer.line():
+                write(line)
+            if not update.finite:
+                yield Notice(
+                    notice=f"step {progress.step} skipped: loss {update.loss}, gradient norm {update.grad_norm}; "
+                    f"{progress.skipped} so far"
+                )
+            if line:
+                yield line
+            yield from validate()
+            if progress.step % settings.save_every == 0:
+                save()
+    except GeneratorExit:
+        save()
+        raise
     save()
     if stopped:
         trainer.ranks.leave()  # not before the first has saved
@@ -259,12 +266,8 @@ def _explained(path: Path, checkpoints: Path | None = None, parts: int = 1) -> I
     """Say what to do about a full disk or memory, of which a batch in `parts` takes too much, and where the last good
     checkpoint of a diverged training is."""
     try:
-        yield
-    except OSError as error:
-        raise ResourceError(
-            f"{error.filename or path} can't be written: {error.strerror or error}",
-            "make room; the same command goes on from the last checkpoint",
-        ) from error
+        with space_or_error(path, "make room; the same command goes on from the last checkpoint"):
+            yield
     except torch.OutOfMemoryError as error:
         raise ResourceError("the device is out of memory", f"train.accumulate={2 * parts} updates by halves") from error
     except DivergedError as error:

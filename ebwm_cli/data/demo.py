@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ebwm_cli.data.balls import Balls
+from ebwm_cli.data.files import sync_file, sync_folder
 from ebwm_cli.data.labels import UNKNOWN, ranked
 
 CLIP_COUNT = 192
@@ -64,28 +65,31 @@ CLIP_NAME = re.compile(r"balls-(\d+)-(\d{3,})\.mp4")
 
 
 def render_demo(folder: Path, count: int, seed: int, workers: int = 1) -> int:
-    """Put `count` clips into `folder`, rendering those that aren't there; clips of other seeds, and of earlier worlds,
-    go. Returns how many were rendered.
+    """Put `count` clips into `folder`, rendering those that aren't there, or that a power cut left empty; clips of
+    other seeds, and of earlier worlds, go. Returns how many were rendered.
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = {f"balls-{seed}-{number:03d}.mp4": number for number in range(count)}
     for path in [*folder.glob("balls*.mp4"), *folder.glob(".balls*")]:
         if path.name not in names:
             path.unlink()
-    missing = [(folder / name, number) for name, number in names.items() if not (folder / name).exists()]
+    there = {path.name for path in folder.glob("balls*.mp4") if path.stat().st_size}
+    missing = [(folder / name, number) for name, number in names.items() if name not in there]
     with ThreadPoolExecutor(max(1, workers)) as threads:
         list(threads.map(lambda each: render_clip(each[0], seed, each[1]), missing))
     return len(missing)
 
 
 def render_clip(path: Path, seed: int, number: int, seconds: float = SECONDS) -> None:
-    """Render one clip to `path`, whole or not at all."""
+    """Render one clip to `path`, whole or not at all, a power cut included."""
     balls = draw_world(seed, number)
     room = paint_room(balls)
     frames = [paint(at, balls, room) for at in balls.frames(round(seconds * RATE), RATE)]
     aside = path.with_name(f".{path.name}")
     _encode(aside, frames)
+    sync_file(aside)
     os.replace(aside, path)
+    sync_folder(path.parent)
 
 
 def count_collisions(name: str, frames: Sequence[int]) -> np.ndarray:

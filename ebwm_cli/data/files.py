@@ -1,17 +1,23 @@
-"""Files of clips and sets: which ones are clips, their hashes, and writes that survive a power cut.
+"""Files of clips and sets: which ones are clips, their hashes, writes that survive a power cut, and disks that refuse.
 
 It must not know what is inside a clip beyond its first bytes.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from ebwm_cli.errors import ResourceError
 
 EXTENSIONS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".ogv"})
 PIECE = 1 << 20
+REFUSALS = {errno.ENOSPC, errno.EFBIG, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC)}
+"""How a disk says that it takes no more."""
 
 
 def sha256_of(path: Path) -> str:
@@ -118,3 +124,15 @@ def sync_folder(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def space_or_error(place: Path, then: str = "free some space, then the same command") -> Iterator[None]:
+    """Inside, a disk that is full or takes no writes is told as a ResourceError with the hint `then`; `place` is named
+    where the error names no file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        raise ResourceError(f"{error.filename or place} can't be written: {error.strerror}", then) from error

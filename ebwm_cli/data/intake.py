@@ -68,7 +68,7 @@ def take_in(
     left = sum(same[0].size for same in missing.values())
     all_bytes = left
     largest_first = sorted(missing.items(), key=lambda item: -item[1][0].size)
-    jobs = {store.aside(sha256): Job(same[0].path, store.aside(sha256)) for sha256, same in largest_first}
+    jobs = {store.aside(sha256): Job(same[0].path, store.aside(sha256), same[0].size) for sha256, same in largest_first}
     owners = {store.aside(sha256): same for sha256, same in largest_first}
     with Workers(workers, limits) as pool:
         for outcome in pool.decode(jobs.values(), store.sampling):

@@ -52,11 +52,11 @@ _LINE = re.compile(rf"^(?:{_ADDITION}|sort (\d+)=(\d+))$".encode(), re.MULTILINE
 
 
 def write_sums(folder: Path, seed: int, lines: int = LINES) -> int:
-    """Put the documents of a seed into `folder` as one jsonl, where they aren't there; those of other seeds, and of
-    earlier worlds, go. Returns how many were written."""
+    """Put the documents of a seed into `folder` as one jsonl, where they aren't there; those of other seeds, of
+    earlier worlds, and what a killed run left half written, go. Returns how many were written."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"sums-{seed}-{lines}.jsonl"
-    for other in folder.glob("sums*.jsonl"):
+    for other in [*folder.glob("sums*.jsonl"), *folder.glob(".sums*")]:
         if other != path:
             other.unlink()
     if path.exists():

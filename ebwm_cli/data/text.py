@@ -56,6 +56,15 @@ def kind_of(path: Path) -> str | None:
     return suffix if suffix in READERS and not (suffix == ".parquet" and path.suffix.lower() == ".gz") else None
 
 
+def is_text(text: str) -> bool:
+    """Whether UTF-8 can hold `text`: not where JSON, or a word of the command line, left half a surrogate in it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def why_not(path: Path, root: Path) -> str | None:
     """Why `path` must not be read, or None: it leads outside `root`, is no ordinary file, or of no known kind."""
     base = (root if root.is_dir() else root.parent).resolve()
@@ -164,11 +173,7 @@ def _field(line: str, field: str, place: str) -> Found:
     text = row.get(field) if isinstance(row, dict) else None
     if not isinstance(text, str):
         return Flaw(place, f"has no text under {field!r}")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return Flaw(place, "has half a surrogate pair, which is no text")
-    return text
+    return text if is_text(text) else Flaw(place, "has half a surrogate pair, which is no text")
 
 
 def _said(error: Exception) -> str:

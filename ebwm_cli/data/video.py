@@ -42,9 +42,9 @@ class Limits:
     max_pixels: int = 36_000_000
     """Width times height of a frame; above 8K."""
 
-    def seconds_for(self, path: Path) -> float:
-        """Wall-clock limit for one clip."""
-        return self.seconds + path.stat().st_size / self.bytes_per_second
+    def seconds_for(self, size: int) -> float:
+        """Wall-clock limit for a clip of `size` bytes."""
+        return self.seconds + size / self.bytes_per_second
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ class Job:
 
     path: Path
     frames_to: Path
+    size: int = 0
+    """Bytes of the clip, as they were counted: by the time of its turn it may be gone."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ class Workers:
 
     def _give(self, worker: _Worker, job: Job, decord: bool, sampling: Sampling) -> None:
         worker.job, worker.decord = job, decord
-        worker.limit = self.limits.seconds_for(job.path)
+        worker.limit = self.limits.seconds_for(job.size)
         worker.started = worker.heard = time.monotonic()
         line = {
             "path": str(job.path.resolve()),
@@ -228,7 +230,7 @@ def encode_clip(
     if reason:
         raise DataError(f"{path} cannot be used: {reason}", hint)
     with tempfile.TemporaryDirectory(prefix="ebwm-") as folder, Workers(1, limits) as workers:
-        job = Job(path, Path(folder) / "frames")
+        job = Job(path, Path(folder) / "frames", path.stat().st_size)
         outcome = next(workers.decode([job], chosen))
         if outcome.facts is None:
             raise DataError(f"{path} cannot be used: {outcome.reason}", hint)

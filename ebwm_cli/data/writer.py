@@ -6,7 +6,6 @@ from the kept frames. One process at a time may write: a lock file says so. It m
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -25,7 +24,7 @@ from ebwm_cli.data.frames import Entry
 from ebwm_cli.data.labels import without_firsts
 from ebwm_cli.data.split import GAP
 from ebwm_cli.data.store import ENCODER, MANIFEST, QUARANTINE, SPLITS, sealed
-from ebwm_cli.errors import DataError, ResourceError
+from ebwm_cli.errors import DataError
 
 FRAMES = ".frames"
 TOKENS = ".tokens"
@@ -64,21 +63,20 @@ def locked(out: Path) -> Iterator[None]:
         lock.release()
 
 
-@contextmanager
-def space_or_error(out: Path) -> Iterator[None]:
-    """Inside, a full disk is told as a ResourceError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        raise ResourceError(
-            f"{out} can't be written: {error.strerror}", "free some space, then the same command"
-        ) from error
-
-
 def _ours(out: Path) -> bool:
-    return any((out / name).exists() for name in (MANIFEST, FRAMES, TOKENS, LOCK))
+    """Whether `out` is an earlier prepare's: by what it keeps, by a sealed manifest, or as it holds nothing but a lock.
+
+    Other programs call their files manifest.json and .lock, too.
+    """
+    if any((out / name).is_dir() for name in (FRAMES, TOKENS)):
+        return True
+    if not (out / MANIFEST).exists():
+        return (out / LOCK).exists() and all(path.name.startswith(".") for path in out.iterdir())
+    try:
+        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(manifest, dict) and {"seal", "format"} <= manifest.keys()
 
 
 def write_splits(folder: Path, clips: Sequence[Clip], encoder: FrameEncoder) -> None:

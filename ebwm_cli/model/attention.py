@@ -75,15 +75,17 @@ def causal_attention(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     new, length = query.shape[-2], keys.shape[-2]
     if new == length:
         return F.scaled_dot_product_attention(query, keys, values, is_causal=True)
-    visible = torch.ones(new, length, dtype=torch.bool, device=query.device).tril(length - new)
+    visible = None  # of one query all are
+    if new > 1:
+        visible = torch.ones(new, length, dtype=torch.bool, device=query.device).tril(length - new)
     return F.scaled_dot_product_attention(query, keys, values, attn_mask=visible)
 
 
 class Scattered(NamedTuple):
-    """Candidates here and there in a batch, n in all, laid out by item for attention: P is the most that one has."""
+    """Candidates here and there in a batch of I items, n in all, laid out by item for attention: P is the most that one
+    has."""
 
-    items: Tensor  # (I,) which batch items have any
-    item: Tensor  # (n,) which of those each candidate belongs to
+    item: Tensor  # (n,) which item each candidate belongs to, ascending
     place: Tensor  # (n,) which of its item's candidates it is
     positions: Tensor  # (n,) the last observed position it may see
     seen: Tensor  # (I, P) the same, by item; 0 where there is none
@@ -99,14 +101,14 @@ class Scattered(NamedTuple):
         return x.transpose(1, 2)[self.item, self.place].transpose(0, 1)[None]
 
 
-def scattered(rows: Tensor, positions: Tensor) -> Scattered:
-    """The layout of candidates in the batch items `rows` (n,), in ascending order, after the observed `positions`
-    (n,)."""
+def scattered(rows: Tensor, positions: Tensor) -> tuple[Tensor, Scattered]:
+    """Which batch items (I,) have any of the candidates in the items `rows` (n,), in ascending order, after the
+    observed `positions` (n,); and their layout in a batch of those items alone."""
     items, item, counts = torch.unique_consecutive(rows, return_inverse=True, return_counts=True)
     place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[item]
     seen = positions.new_zeros(len(items), int(counts.max()))
     seen[item, place] = positions
-    return Scattered(items, item, place, positions, seen)
+    return items, Scattered(item, place, positions, seen)
 
 
 def candidate_attention(
@@ -121,12 +123,10 @@ def candidate_attention(
 
     query, own_key, own_value: (B, N, T', H); keys, values: (B, N, T, H). `positions` (T',) is the last observed
     position each candidate may see; None means 0 .. T-1 in order (T' = T). Returns (B, N, T', H). Scattered candidates
-    are (1, N, n, H).
+    are (1, N, n, H), and B is I.
     """
     if isinstance(positions, Scattered):
         query, own_key, own_value = (positions.by_item(each) for each in (query, own_key, own_value))
-        if len(positions.items) < len(keys):
-            keys, values = keys[positions.items], values[positions.items]
         return positions.in_a_row(_attend(query, own_key, own_value, keys, values, positions.seen))
     length = keys.shape[-2]
     if positions is None and query.shape[-2] > QUERY_BLOCK:  # block-causal: skip scores that the mask would throw away

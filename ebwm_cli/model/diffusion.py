@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ebwm_cli.model.attention import Scattered
 from ebwm_cli.model.trunk import Memory, Trunk, initialise_matrices
 
 WAVES = 16
@@ -45,13 +46,12 @@ class DiffusionTransformer(nn.Module):
         noisy: Tensor,
         level: Tensor,
         memory: Memory,
-        positions: Tensor | None = None,
-        rows: Tensor | None = None,
+        positions: Tensor | Scattered | None = None,
     ) -> Tensor:
         """Final hidden states (B, T', W) of noisy next states (B, T', W), embedded, whose noise `level` (B, T') is the
-        log signal-to-noise ratio ln(signal^2 / noise^2); `positions` and `rows` are those of `Trunk.propose`."""
+        log signal-to-noise ratio ln(signal^2 / noise^2); `positions` are those of `Trunk.propose`."""
         length = LONGEST * (SHORTEST / LONGEST) ** torch.linspace(0, 1, WAVES, device=level.device)
         angle = level.unsqueeze(-1) * (2 * torch.pi / length).to(level.dtype)  # (B, T', waves)
         features = torch.cat([angle.sin(), angle.cos()], dim=-1)
         condition = self.level_out(nn.functional.silu(self.level_in(features)))
-        return self.trunk.propose(noisy, memory, 0, positions, condition.unflatten(-1, (6, self.width)), rows)
+        return self.trunk.propose(noisy, memory, 0, positions, condition.unflatten(-1, (6, self.width)))

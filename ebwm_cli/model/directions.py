@@ -64,4 +64,7 @@ class Directions(nn.Module):
     def _mean_squares(self, offset: Tensor) -> Tensor:
         """(..., bands), of those that true states lie off least along to those of most."""
         turned = offset @ self.basis.to(offset) if len(self.basis) else offset
-        return torch.stack([part.mean(-1) for part in turned.square().tensor_split(self.bands, -1)], -1)
+        squares = turned.square()
+        if squares.shape[-1] % self.bands == 0:
+            return squares.unflatten(-1, (self.bands, -1)).mean(-1)
+        return torch.stack([part.mean(-1) for part in squares.tensor_split(self.bands, -1)], -1)

@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from ebwm_cli.model.attention import Scattered
 from ebwm_cli.model.level import Level
 from ebwm_cli.model.trunk import Memory, Trunk, initialise_matrices
 
@@ -62,7 +63,9 @@ class EnergyTransformer(nn.Module):
         longer = self.trunk.observe(observed, memory)
         if self.turn is None:
             return longer
-        said = self.turn(longer.hidden[:, -observed.shape[1] :])
+        said = longer.hidden[:, -observed.shape[1] :]
+        with torch.autocast(said.device.type, enabled=False):  # what is read out of it stays fp32
+            said = self.turn(said.to(self.turn.weight.dtype))
         return replace(longer, hidden=torch.cat([memory.hidden, said], dim=1) if memory else said)
 
     def energy(
@@ -70,21 +73,20 @@ class EnergyTransformer(nn.Module):
         candidate: Tensor,
         memory: Memory,
         landscape: int = 0,
-        positions: Tensor | None = None,
-        rows: Tensor | None = None,
+        positions: Tensor | Scattered | None = None,
     ) -> Tensor:
         """Energies (B, T') of embedded candidates (B, T', W) as next states after the last T' states of `memory`.
 
         `landscape` is the descent step, the last landscape serving all later ones. `positions` (T',) names instead the
-        remembered state each candidate follows; it may repeat, so many samples share one Memory. With `rows` (n,),
-        ascending, candidates are (1, n, W), each after the state `positions` (n,) of the batch item `rows`.
+        remembered state each candidate follows; it may repeat, so many samples share one Memory. Scattered candidates
+        are (1, n, W).
         """
-        hidden = self.hidden(candidate, memory, landscape, positions, rows)
+        hidden = self.hidden(candidate, memory, landscape, positions)
         with torch.autocast(hidden.device.type, enabled=False):  # energies stay fp32
             energy = self._read(hidden.to(self.head.weight.dtype))
             if self.compatibility:
-                context = said_before(memory, candidate.shape[1], positions, rows)
-                energy = energy - torch.linalg.vecdot(context.to(candidate), candidate) / math.sqrt(self.width)
+                context = said_before(memory, candidate.shape[1], positions)
+                energy = energy - torch.linalg.vecdot(context.to(energy), candidate.to(energy)) / math.sqrt(self.width)
         return energy
 
     def _read(self, hidden: Tensor) -> Tensor:
@@ -97,19 +99,18 @@ class EnergyTransformer(nn.Module):
         candidate: Tensor,
         memory: Memory,
         landscape: int = 0,
-        positions: Tensor | None = None,
-        rows: Tensor | None = None,
+        positions: Tensor | Scattered | None = None,
     ) -> Tensor:
         """Final hidden states (B, T', W) of candidates, from which their energies are read."""
         landscape = min(landscape, self.num_landscapes - 1)
         stream = candidate if self.landscape is None else candidate + self.landscape.weight[landscape]
-        return self.trunk.propose(stream, memory, landscape, positions, rows=rows)
+        return self.trunk.propose(stream, memory, landscape, positions)
 
 
-def said_before(memory: Memory, count: int, positions: Tensor | None, rows: Tensor | None) -> Tensor:
+def said_before(memory: Memory, count: int, positions: Tensor | Scattered | None) -> Tensor:
     """Hidden states (B, T', W) of the observed states that candidates follow, as `EnergyTransformer.energy` has it."""
-    if rows is not None:
-        return memory.hidden[rows, positions][None]
+    if isinstance(positions, Scattered):
+        return memory.hidden[positions.item, positions.positions][None]
     return memory.hidden[:, -count:] if positions is None else memory.hidden[:, positions]
 
 

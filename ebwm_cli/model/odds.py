@@ -43,6 +43,9 @@ IN_FULL = 1.0
 """The least that disorder counts. It is log-odds already, of which a regression beside other features believes less,
 from windows that it has learned."""
 
+NEVER = 1e30
+"""The threshold of a kind that was not seen: no odds reach it, and yet it is a number, which can be kept."""
+
 
 class Judged(NamedTuple):
     """States that odds are fitted to."""
@@ -75,7 +78,7 @@ class Odds(nn.Module):
         self.register_buffer("sharpness", torch.zeros(KINDS, told + 1))
         self.register_buffer("way", torch.zeros(KINDS, ways))
         self.register_buffer("threshold", torch.zeros(KINDS, width + told + 1))
-        self.register_buffer("limits", torch.zeros(KINDS, 2))  # of thresholds that were seen; infinite: of no such kind
+        self.register_buffer("limits", torch.zeros(KINDS, 2))  # of thresholds that were seen
         self.register_buffer("middle", torch.zeros(()))
         self.register_buffer("bluntest", torch.zeros(()))
         self.register_buffer("disorder", torch.zeros(()))  # how much that counts
@@ -101,7 +104,7 @@ class Odds(nn.Module):
         for each in (self.sharpness, self.way, self.threshold, self.disorder):
             each.zero_()
         self.middle.copy_(true.log_height.mean())
-        self.limits.fill_(math.inf)
+        self.limits.fill_(NEVER)
         for number, kind in enumerate(false):
             if len(kind.log_height):
                 self._fit_kind(number, true, kind, spread, 1 / count)

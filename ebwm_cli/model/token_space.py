@@ -73,7 +73,7 @@ class TokenSpace(nn.Module):
         self.noise_shift = math.sqrt(width / (2 * math.log(max(vocab_size, 2))))
         self.vocab_size = vocab_size
         self._rule: Callable[[Tensor, Tensor, float | Tensor], Tensor] = {
-            "mirror": self._mirror,
+            "mirror": self._downhill,
             "logits": self._along_logits,
             "replace": self._replace,
         }[rule]
@@ -92,7 +92,7 @@ class TokenSpace(nn.Module):
             nn.init.normal_(self.undecided, std=1.0)
 
     @property
-    def table(self) -> Tensor:
+    def table(self) -> nn.Parameter:
         """Embeddings of candidates, and the output layer of forecasts, (V, W)."""
         return self.observed_table if self.own_table is None else self.own_table
 
@@ -107,8 +107,7 @@ class TokenSpace(nn.Module):
 
     def learned_parameters(self) -> Iterable[nn.Parameter]:
         """The candidates' table, the vector of the undecided, and the matrix before the output layer."""
-        table = self.observed_table if self.own_table is None else self.own_table
-        return [each for each in (table, self.undecided, self.turn) if each is not None]
+        return [each for each in (self.table, self.undecided, self.turn) if each is not None]
 
     def start(self, states: Tensor, hidden: Tensor, rng: torch.Generator) -> Tensor:
         """Logits (B, T', V) before step 0, after tokens (B, T') whose hidden states are (B, T', W)."""
@@ -155,7 +154,7 @@ class TokenSpace(nn.Module):
 
     def certain(self, states: Tensor) -> Tensor:
         """Logits so high for the token that all others have no probability."""
-        return SURE * F.one_hot(states, self.vocab_size).to(self.observed_table.dtype)
+        return self.blank(states).scatter_(-1, states[..., None], SURE)
 
     def near_miss(self, states: Tensor, rng: torch.Generator, share: float = NEAR_MISS) -> Tensor:
         """Logits of probability `share` for one other token, and all the rest of it for the true one."""
@@ -209,9 +208,6 @@ class TokenSpace(nn.Module):
         return References({"bigram": bigram, "unigram": unigram}, mean="unigram")
 
     # ------------------------------------------------------------------------------------------ rules
-
-    def _mirror(self, logits: Tensor, gradient: Tensor, length: float | Tensor) -> Tensor:
-        return self._downhill(logits, gradient, length)
 
     def _along_logits(self, logits: Tensor, gradient: Tensor, length: float | Tensor) -> Tensor:
         p, by_p = logits.softmax(-1), product(gradient, self.table)

@@ -21,7 +21,6 @@ from ebwm_cli.model.attention import (
     causal_attention,
     rotary,
     rotate,
-    scattered,
 )
 from ebwm_cli.model.product import product
 from ebwm_cli.model.twice import normalise, swiglu
@@ -194,27 +193,20 @@ class Trunk(nn.Module):
         x: Tensor,
         memory: Memory,
         landscape: int = 0,
-        positions: Tensor | None = None,
+        positions: Tensor | Scattered | None = None,
         condition: Tensor | None = None,
-        rows: Tensor | None = None,
     ) -> Tensor:
         """Final hidden states (B, T', W) of candidates x for the last T' states of `memory`, or after the states
-        `positions` (T',), counted from the oldest remembered one. `condition` (B, T', 6, W) modulates every block.
-        With `rows` (n,), ascending, x is (1, n, W): candidates of these batch items, after their `positions` (n,)."""
+        `positions` (T',), counted from the oldest remembered one. Scattered candidates are (1, n, W). `condition`
+        (B, T', 6, W) modulates every block."""
         length, count = memory.length, x.shape[1]
         if positions is None and count != length:
             positions = torch.arange(length - count, length, device=x.device)
-        table = rotary(memory.position + 1, self.head_size, x)
-        oldest = memory.position - length
-        table = table.at(
-            slice(oldest + 1, None) if positions is None else positions + (oldest + 1)
-        )  # candidate t at t+1
-        where = positions
-        if rows is not None:
-            assert positions is not None
-            where = scattered(rows, positions)
+        first = memory.position - length + 1  # where the candidate after the oldest state is: candidate t at t+1
+        seen = positions.positions if isinstance(positions, Scattered) else positions
+        table = rotary(memory.position + 1, self.head_size, x).at(slice(first, None) if seen is None else seen + first)
         for block, keys, values in zip(self.blocks, memory.keys, memory.values, strict=True):
-            x = block.propose(x, keys, values, table, where, landscape, condition)
+            x = block.propose(x, keys, values, table, positions, landscape, condition)
         return self.norm(x)
 
 

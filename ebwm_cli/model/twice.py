@@ -21,7 +21,7 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
-        scale = torch.linalg.vecdot(x, x).div_(x.shape[-1]).add_(eps).rsqrt_().unsqueeze(-1)  # (..., 1)
+        scale = _mean_product(x, x).add_(eps).rsqrt_()  # (..., 1)
         ctx.save_for_backward(x, scale)
         return x * scale
 
@@ -54,7 +54,10 @@ class _NormaliseGrad(torch.autograd.Function):
 
 
 def _mean_product(a: Tensor, b: Tensor) -> Tensor:
-    return torch.linalg.vecdot(a, b).div_(a.shape[-1]).unsqueeze(-1)
+    """Of the last axis, (..., 1), in at least fp32: autocast would round the sum to bf16."""
+    dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+    with torch.autocast(a.device.type, enabled=False):
+        return torch.linalg.vecdot(a.to(dtype), b.to(dtype)).div_(a.shape[-1]).unsqueeze(-1)
 
 
 class _SwiGLU(torch.autograd.Function):

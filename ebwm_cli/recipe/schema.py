@@ -62,8 +62,8 @@ class TrainSection(Section):
     batch_size: Count = 32
     """Windows per update."""
     accumulate: Count = 1
-    """Parts a batch is cut into, to fit in memory; the update is the same. Several devices make as many parts each, so
-    a batch is cut into the next multiple of their number."""
+    """Parts a batch is cut into, to fit in memory; the update is the same, but for the noise that the recipe draws.
+    Several devices make as many parts each, so a batch is cut into the next multiple of their number."""
     learning_rate: Positive = 1e-3
     """Peak, per update."""
     warmup: Annotated[int, Field(ge=0)] = 200
@@ -124,7 +124,7 @@ class ThinkSection(Section):
     """samples > 1: the prediction is the sample of the lowest final energy, the one whose energy fell most, the mean of
     all, or any one of them."""
     beam: Count = 1
-    """samples > 1: futures that a rollout keeps side by side, by the sum of their energies."""
+    """samples > 1 and select=energy: futures that a rollout keeps side by side, by the sum of their energies."""
     stop: Literal["fixed", "energy", "still"] = "fixed"
     """Spend all steps, or stop each position when its energy has settled, or when its moves have become small."""
     tolerance: Positive = 0.01
@@ -137,6 +137,15 @@ class ThinkSection(Section):
     """Steps in a row that must be so."""
     backtrack: bool = False
     """Whether a move that would raise the total energy is halved, then refused; costs one more look per step."""
+
+    @model_validator(mode="after")
+    def _beam_has_its_samples(self) -> Self:
+        """A beam keeps the lowest sums of energies of several samples, whatever else would be selected."""
+        if self.beam > 1 and self.samples == 1:
+            raise ValueError(f"beam={self.beam}: futures are kept of several samples, samples=1 has one")
+        if self.beam > 1 and self.select != "energy":
+            raise ValueError(f"beam={self.beam}: futures are kept by their energies, not by select={self.select}")
+        return self
 
 
 class Recipe(Section):

@@ -140,8 +140,9 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     return [str(home) for home in homes]
 
 
-def _verdict(ci95: tuple[float, float]) -> str:
-    low, high = ci95
+def _verdict(ci95: tuple[float, float] | None) -> str:
+    """What an interval of loss(first) - loss(other) says of the first."""
+    low, high = ci95 or (-1.0, 1.0)
     return "lower" if high < 0 else "higher" if low > 0 else "not told apart"
 
 

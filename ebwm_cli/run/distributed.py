@@ -51,14 +51,19 @@ class Ranks:
         return self._place.size
 
     @property
+    def rank(self) -> int:
+        """Which one this is, from 0."""
+        return self._place.rank
+
+    @property
     def first(self) -> bool:
         """Whether this is the rank that writes, validates and speaks."""
-        return self._place.rank == 0
+        return self.rank == 0
 
     def part(self, states: Tensor) -> Tensor:
         """This rank's contiguous share (B/R, ...) of the batch `states` (B, ...), which R divides."""
         share = len(states) // self.size
-        return states[self._place.rank * share :][:share]
+        return states[self.rank * share :][:share]
 
     @torch.no_grad()
     def add_up(self, tensors: Sequence[Tensor]) -> None:

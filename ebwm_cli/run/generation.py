@@ -20,6 +20,9 @@ from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.run.checkpoint import LoadedWorld
 from ebwm_cli.world.protocol import WorldModel
 
+REPLACEMENT = "\ufffd"
+"""What stands for bytes that are no character, or none yet."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -45,12 +48,16 @@ class NewToken:
 
     token: int
     text: str
-    """What it adds to the text; empty while a character is incomplete."""
+    """What it adds to the text; empty while a character is incomplete, which the last token leaves as U+FFFD."""
     energy: float | None
     """Score where its descent ended; None where the model has none."""
     steps_used: int
     probability: float
     """Of this token, at temperature 1."""
+    looks: int
+    """Energies that were computed and differentiated for it, over all samples."""
+    tries: int
+    """Energies that were only computed."""
 
 
 @torch.no_grad()
@@ -74,17 +81,19 @@ def generate(
         prediction = world.predict(memory, think, rng, positions=1)
         logits = prediction.state[0, 0]
         token = choice.take(logits, rng)
+        last = token == tokenizer.end_of_text or made + 1 == max_new
         yield NewToken(
             token=token,
-            text=text.add(token),
+            text=text.add(token) + (text.rest() if last else ""),
             energy=prediction.energy.item() if world.score else None,
             steps_used=int(prediction.steps_used.item()),
             probability=logits.double().softmax(-1)[token].item(),
+            looks=int(prediction.looks.item()),
+            tries=int(prediction.tries.item()),
         )
-        if token == tokenizer.end_of_text:
+        if last:
             return
-        if made + 1 < max_new:
-            memory = world.observe(torch.tensor([[token]], device=loaded.device), memory)
+        memory = world.observe(torch.tensor([[token]], device=loaded.device), memory)
 
 
 class TextStream:
@@ -94,12 +103,25 @@ class TextStream:
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._tokens: list[int] = []
-        self._said = ""
+        self._said = 0
+        """Characters given out."""
 
     def add(self, token: int) -> str:
         """The characters that `token` completes."""
         if self._tokenizer.byte_level:
             return self._decoder.decode(self._tokenizer.token_bytes(token))
         self._tokens.append(token)  # others join words in ways only the whole text shows
-        before, self._said = self._said, self._tokenizer.decode(self._tokens)
-        return self._said.removeprefix(before)
+        return self._beyond(self._tokenizer.decode(self._tokens).rstrip(REPLACEMENT))
+
+    def rest(self) -> str:
+        """What no token completes any more."""
+        if self._tokenizer.byte_level:
+            return self._decoder.decode(b"", final=True)
+        return self._beyond(self._tokenizer.decode(self._tokens))
+
+    def _beyond(self, text: str) -> str:
+        """The characters of `text` that were not given out yet. Bytes of an incomplete character make those of whole
+        ones before it unreadable for a while, so it may be shorter than what was."""
+        new = text[self._said :]
+        self._said += len(new)
+        return new

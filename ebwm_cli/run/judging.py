@@ -6,7 +6,7 @@ A window predicts a whole context. Knows no kind and measures nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ from ebwm_cli.run.device import set_threads
 from ebwm_cli.run.held_out import held_out_set
 from ebwm_cli.run.held_out_loss import references_of
 from ebwm_cli.run.measure import HeldOut
-from ebwm_cli.run.outputs import folder_beside, shown
-from ebwm_cli.run.report import Report
-from ebwm_cli.run.safe_write import replace_file
+from ebwm_cli.run.outputs import folder_beside, kept, shown
+from ebwm_cli.run.report import Notice, Report
+from ebwm_cli.run.safe_write import replace_file, sweep
+from ebwm_cli.run.statistics import LEAST_WINDOWS
 from ebwm_cli.run.thinking import thinking_as
 
 PREDICTIONS = 32_768
@@ -108,7 +109,27 @@ def windows_in_words(prepared: PreparedSet, held_out: HeldOut, context: int) -> 
     return f"{some:,} {held_out.split.name} windows of {shown(prepared.path)}{of}"
 
 
-def write_report(folder: Path, name: str, report: Report) -> None:
-    """Put `report` into `folder`, which is made."""
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / name, report.model_dump_json(indent=2).encode() + b"\n")
+def too_few(windows: int) -> Iterator[Notice]:
+    """A notice where intervals would say nothing."""
+    if windows < LEAST_WINDOWS:
+        yield Notice(notice=f"too few windows for an interval: {windows:,} of the {LEAST_WINDOWS} that it takes")
+
+
+def told_and_kept(
+    report: Report, folder: Path | None, name: str, draw: Callable[[Path], None] = lambda folder: None
+) -> Iterator[Report]:
+    """Yield `report`, once its pictures, which `draw` puts into a folder, and last itself as `name` are in `folder`
+    (None: nowhere). Where the disk refuses, it is yielded without files, then ResourceError raised."""
+
+    def write() -> Report:
+        assert folder is not None
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep([folder], shared=True)
+        draw(folder)
+        replace_file(folder / name, report.model_dump_json(indent=2).encode() + b"\n")
+        return report
+
+    if folder is None:
+        yield report
+    else:
+        yield from kept(report, folder, write)

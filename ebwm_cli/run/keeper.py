@@ -28,7 +28,7 @@ class Keeper:
         self.trainer = trainer
         self._data = data
         self._encoder = encoder
-        self._saved: int | None = None
+        self._saved: tuple[int, int, int | None] | None = None
         self._kept_best: int | None = None
         self._damaged: set[int] = set()
         self._is_latest = False
@@ -41,16 +41,16 @@ class Keeper:
         self._damaged = set(damaged)
         if state is not None:
             self.trainer.restore(state)
-            self._saved, self._kept_best = self.trainer.progress.step, self.trainer.progress.best_step
-            notices.append(f"going on from step {self._saved} of {self.trainer.steps}")
+            self._saved, self._kept_best = self._present, self.trainer.progress.best_step
+            notices.append(f"going on from step {self.trainer.progress.step} of {self.trainer.steps}")
             notices += self._settle_model()
-        cut_metrics(self.folder.metrics_file, self.trainer.progress.step)
+        cut_metrics(self.folder.metrics_file, self.trainer.progress.step, self.trainer.progress.validated)
         return notices
 
     def save(self) -> None:
         """Commit the present state, if it isn't yet, and let old ones go: the `keep` newest and the best stay."""
         progress, checkpoints = self.trainer.progress, self.folder.checkpoints
-        if self._saved == progress.step:
+        if self._saved == self._present:
             return
         keep = self.trainer.recipe.train.keep
 
@@ -58,7 +58,7 @@ class Keeper:
             prune(checkpoints, keep=max(keep - 1, 1), best_step=self._kept_best, damaged=self._damaged)
 
         write_state(checkpoints, progress.step, self.trainer.state(), make_room)
-        self._saved, self._kept_best = progress.step, progress.best_step
+        self._saved, self._kept_best = self._present, progress.best_step
         self._damaged.clear()
         prune(checkpoints, keep=keep, best_step=progress.best_step)
 
@@ -66,8 +66,15 @@ class Keeper:
         """Write the present (averaged) weights, which validated best so far, to model.safetensors."""
         self._write_model(self.trainer.exported_weights(), self.trainer.progress.step)
 
+    @property
+    def _present(self) -> tuple[int, int, int | None]:
+        """What tells two states of this training apart: a validation changes one as an update does."""
+        progress = self.trainer.progress
+        return progress.step, progress.validated, progress.best_step
+
     def _settle_model(self) -> list[str]:
-        """Make model.safetensors the restored state's best: it may be missing, damaged, or from an abandoned future."""
+        """Make model.safetensors the restored state's best: it may be missing, damaged, or from an abandoned future.
+        Where the best is damaged too, the present state counts as not validated yet, and no validation as worse."""
         progress = self.trainer.progress
         if progress.best_step is None or read_step(self.folder.model_file) == progress.best_step:
             return []
@@ -75,6 +82,7 @@ class Keeper:
             best = read_state(step_folder(self.folder.checkpoints, progress.best_step))
         except CheckpointError as error:
             progress.best_step = progress.best_loss = None
+            progress.validated, progress.stale = min(progress.validated, progress.step - 1), 0
             return [f"{error.message}; the next validation gives the best model anew"]
         self._write_model(self.trainer.best_weights(best), progress.best_step)
         return []

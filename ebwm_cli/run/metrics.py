@@ -11,14 +11,15 @@ from ebwm_cli.run import safe_write
 from ebwm_cli.run.report import Report
 
 
-def cut_metrics(path: Path, step: int) -> None:
-    """Keep the lines up to `step`; a torn last line goes too."""
+def cut_metrics(path: Path, step: int, validated: int) -> None:
+    """Keep the lines up to `step`, of validations those up to `validated`; a torn last line goes too."""
     if not path.exists():
         return
     kept = []
     for line in path.read_bytes().splitlines(keepends=True):
         try:
-            if line.endswith(b"\n") and json.loads(line)["step"] <= step:
+            report = json.loads(line)
+            if line.endswith(b"\n") and report["step"] <= (validated if "val_loss" in report else step):
                 kept.append(line)
         except (ValueError, KeyError, TypeError):
             continue

@@ -87,8 +87,9 @@ def _draw_curves(axes: Axes, curves: Sequence[Reliability], title: str, nothing:
             continue
         colour, marker = _look(index)
         x, y = _middles(curve), [part.mean_error for part in curve.bins]
-        lows, highs = zip(*[part.ci95 for part in curve.bins], strict=True)
-        axes.fill_between(x, lows, highs, color=colour, alpha=0.16, linewidth=0)
+        if ends := [part.ci95 for part in curve.bins if part.ci95]:  # of all parts, or of none
+            lows, highs = zip(*ends, strict=True)
+            axes.fill_between(x, lows, highs, color=colour, alpha=0.16, linewidth=0)
         axes.plot(x, y, "-" + marker, color=colour, linewidth=1.8, markersize=6, markeredgecolor="white")
     axes.margins(y=0.08)
     if not _any(curves):

@@ -59,10 +59,14 @@ def _draw_losses(axes: Axes, checkpoints: Sequence[ComparisonRow], references: S
     for index, row in enumerate(checkpoints):
         colour, marker = _look(index)
         words = f"{row.loss:.4f}"
-        if row.ci95 is not None and row.difference is not None:
-            below, above = row.ci95
-            axes.plot([first.loss - above, first.loss - below], [index, index], color=colour, linewidth=5, alpha=0.35)
-            words += f"   first minus this {row.difference:+.4f} [{below:+.4f}, {above:+.4f}], {row.verdict}"
+        if row.difference is not None:
+            ends = ""
+            if row.ci95 is not None:
+                below, above = row.ci95
+                line = [first.loss - above, first.loss - below]
+                axes.plot(line, [index, index], color=colour, linewidth=5, alpha=0.35)
+                ends = f" [{below:+.4f}, {above:+.4f}]"
+            words += f"   first minus this {row.difference:+.4f}{ends}, {row.verdict}"
         axes.plot([row.loss], [index], marker, color=colour, markersize=8, markeredgecolor="white")
         _write(axes, index, 18, _short(row.name), colour, fontsize=9, fontweight="bold")
         _write(axes, index, -17, words, INK, fontsize=8)

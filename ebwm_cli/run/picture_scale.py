@@ -8,7 +8,6 @@ are those of reports and of `law_band.py`: a picture computes nothing but its la
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from ebwm_cli.run.law_band import band_of, law_of, line_of
-from ebwm_cli.run.pictures import DPI, PAPER, SOFT, plain
+from ebwm_cli.run.pictures import PAPER, SOFT, plain, save
 from ebwm_cli.run.report_scale import FitReport, ScaleReport
-from ebwm_cli.run.safe_write import replace_file
 from ebwm_cli.run.scale_layout import (
     BEYOND,
     BOTTOM,
@@ -68,10 +66,8 @@ def write_pictures(report: ScaleReport, folder: Path) -> list[Path]:
     """
     written = []
     for name, figure in draw_all(report).items():
-        content = io.BytesIO()
-        figure.savefig(content, format="png", dpi=DPI, facecolor=PAPER, metadata={"Software": None})
         written.append(folder / f"{name}.png")
-        replace_file(written[-1], content.getvalue())
+        save(figure, written[-1])
     return written
 
 

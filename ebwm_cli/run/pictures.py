@@ -8,6 +8,7 @@ computes nothing but its layout; it knows no world and no command.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from numpy.typing import NDArray
+
+from ebwm_cli.run.safe_write import replace_file
 
 Frame = NDArray[np.uint8]
 
@@ -168,5 +171,8 @@ def _frame_only(axes: Axes, colour: str, width: float) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
+    """Put the figure at `path`, whole or not at all. Raises OSError where the disk refuses."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=DPI, facecolor=PAPER, metadata={"Software": None})
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=DPI, facecolor=PAPER, metadata={"Software": None})
+    replace_file(path, content.getvalue())

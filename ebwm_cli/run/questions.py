@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from ebwm_cli.data.encoders import Tokenizer
+from ebwm_cli.data.text import is_text
 from ebwm_cli.errors import DataError
 from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.run.checkpoint import LoadedWorld
@@ -49,7 +50,7 @@ class Score:
 def read_questions(path: Path) -> list[Question]:
     """The questions of a jsonl file. Raises DataError naming the line that is none."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # JSON may hold what else ends a line, as U+2028
     except OSError as error:
         raise DataError(f"{path} can't be read: {error.strerror}", "--questions with a jsonl file") from None
     except UnicodeDecodeError as error:
@@ -64,7 +65,7 @@ def _question(path: Path, number: int, line: str) -> Question:
     try:
         row = json.loads(line)
         prompt, answer, choices = row["prompt"], row["answer"], row.get("choices")
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise DataError(f"{path}, line {number}: no prompt and answer", HINT) from None
     texts = [prompt, answer, *(choices if isinstance(choices, list) else [])]
     if (
@@ -73,6 +74,8 @@ def _question(path: Path, number: int, line: str) -> Question:
         or not (choices is None or isinstance(choices, list))
     ):
         raise DataError(f"{path}, line {number}: prompt, answer and choices must be text, the answer not empty", HINT)
+    if not all(is_text(text) for text in texts):
+        raise DataError(f"{path}, line {number}: half a surrogate pair is no text", HINT)
     if choices is not None and answer not in choices:
         raise DataError(f"{path}, line {number}: the answer {answer!r} is not among the choices", HINT)
     return Question(prompt, answer, choices)

@@ -15,6 +15,7 @@ from scipy.stats import rankdata
 from ebwm_cli.run.measure import Floats
 from ebwm_cli.run.pairs import positions
 from ebwm_cli.run.report_calibration import Reliability, ReliabilityBin
+from ebwm_cli.run.statistics import LEAST_WINDOWS
 
 BINS = 10
 DRAWS = 2000
@@ -33,21 +34,24 @@ def reliability(by: str, scores: Floats, errors: Floats, seed: int) -> Reliabili
         return Reliability(by=by, bins=[], how=f"undefined: {by} is the same at all {positions(scores)}")
     place = parts(scores, BINS)  # (W, S)
     sums, counts = by_window(place, errors), by_window(place, np.ones_like(errors))
-    low, high = _interval(sums, counts, seed)
+    sure = len(errors) >= LEAST_WINDOWS
+    low, high = _interval(sums, counts, seed) if sure else (np.empty(0), np.empty(0))
     scored, erred, filled = by_window(place, scores).sum(0), sums.sum(0), counts.sum(0)
     bins = [
         ReliabilityBin(
             mean_score=float(scored[part] / filled[part]),
             mean_error=float(erred[part] / filled[part]),
-            ci95=(float(low[part]), float(high[part])),
+            ci95=(float(low[part]), float(high[part])) if sure else None,
             positions=int(filled[part]),
             windows=int((counts[:, part] > 0).sum()),
         )
         for part in np.flatnonzero(filled).tolist()
     ]
+    resamples = f"95 % intervals from {DRAWS:,} resamples of {len(errors):,} whole windows"
+    intervals = resamples if sure else "too few windows for intervals"
     how = (
         f"mean error of {positions(errors)} sorted by {by} into {len(bins)} parts of equal size, equal ones never "
-        f"parted; 95 % intervals from {DRAWS:,} resamples of {len(errors):,} whole windows"
+        f"parted; {intervals}"
     )
     return Reliability(by=by, bins=bins, how=how)
 

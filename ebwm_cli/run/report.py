@@ -195,7 +195,7 @@ class SamplesRow(Report):
     difference: float | None = None
     """loss - loss of a sample picked blindly; None for that one, and of one sample."""
     ci95: tuple[float, float] | None = None
-    """Of it: paired bootstrap over held-out windows."""
+    """Of it: paired bootstrap over held-out windows; None where they are too few."""
 
 
 class StopRow(Report):
@@ -238,7 +238,8 @@ class Difference(Report):
 
     other: str
     mean: float
-    ci95: tuple[float, float]
+    ci95: tuple[float, float] | None
+    """None where there are too few windows."""
 
 
 class QuestionsRow(Report):

@@ -22,8 +22,8 @@ class ReliabilityBin(Report):
 
     mean_score: float
     mean_error: float
-    ci95: tuple[float, float]
-    """Of the mean error: bootstrap over windows, which are kept whole."""
+    ci95: tuple[float, float] | None
+    """Of the mean error: bootstrap over windows, which are kept whole; None where all of them are too few."""
     positions: int
     windows: int
     """Different windows that these positions lie in; the interval says little where they are few."""

@@ -24,7 +24,7 @@ class ComparisonRow(Report):
     difference: float | None
     """loss(first) - loss(this), mean over windows; None, here and below, in the first row."""
     ci95: tuple[float, float] | None
-    """Paired bootstrap over windows."""
+    """Paired bootstrap over windows; None where they are too few."""
     verdict: str | None
     """What that says of the first: `lower`, `higher` or `not told apart`."""
     rollout: list[float]

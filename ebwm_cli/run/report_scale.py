@@ -156,6 +156,6 @@ class ScaleReport(Report):
     seconds: float
     """Wall-clock of this call."""
     overhead: float | None
-    """Share of the devices' wall-clock in which, with runs left, no run's process was alive; None where none was run in
-    this call."""
+    """Share of the devices' wall-clock in which, with runs left, no run's process was alive; None where no more
+    were run in this call than there are devices."""
     files: list[str]

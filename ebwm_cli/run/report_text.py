@@ -61,6 +61,10 @@ class TokenReport(Report):
     steps_used: int
     probability: float
     """Of this token, at temperature 1."""
+    looks: int
+    """Energies computed and differentiated for it."""
+    tries: int
+    """Energies only computed."""
 
 
 class GenerateReport(Report):
@@ -82,8 +86,14 @@ class GenerateReport(Report):
     """Whether the text came to its end before the last token that was allowed."""
     steps: int
     samples: int
+    select: str
+    """Which of the samples a token is taken from: `think.select` of the recipe."""
+    stop: str
+    flops: float
+    """Really spent on the new tokens, remembering them included."""
     temperature: float
     top_p: float
     seconds: float
     tokens_per_second: float
+    """While writing: loading the model and reading the prompt don't count."""
     files: list[str]

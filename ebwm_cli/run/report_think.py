@@ -40,7 +40,11 @@ class ThinkReport(Report):
     samples: int
     select: str
     """Which of the samples is the answer: `think.select` of the recipe."""
+    beam: int
+    """Futures that a rollout kept side by side."""
     stop: str
+    backtrack: bool
+    """Whether moves that would have raised the energy were shortened, or refused."""
     steps: int
     score: str | None
     """What the energies are: energy, or denoising error; None where nothing descends and nothing is judged."""

@@ -13,14 +13,12 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from ebwm_cli.run.statistics import unexplained
+from ebwm_cli.run.statistics import LEAST_WINDOWS, unexplained
 
 Floats = NDArray[np.float64]
 
 DRAWS = 1000
 """Resamples of a bootstrap."""
-LEAST_WINDOWS = 5
-"""Fewer have no interval."""
 AT_ONCE = 500_000
 """Weights that are held at a time, as many as caches hold."""
 

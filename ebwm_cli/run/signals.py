@@ -1,8 +1,8 @@
 """Requests to stop, noticed between two updates.
 
-SIGTERM and SIGUSR1 (a scheduler's warning) and SIGINT set a flag that the training loop reads when its state is whole;
-a second SIGINT leaves at once, which is safe because what is on disk is always whole. Processes that train together
-stop at the same update, whichever of them was asked.
+SIGTERM, SIGUSR1 (a scheduler's warning), SIGHUP (a terminal that closes) and SIGINT set a flag that the training loop
+reads when its state is whole; a second SIGINT leaves at once, which is safe because what is on disk is always whole.
+Processes that train together stop at the same update, whichever of them was asked.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from ebwm_cli.errors import EbwmError, Interrupted, StoppedAndSaved
 
-_WATCHED = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
+_WATCHED = [getattr(signal, name) for name in ("SIGHUP", "SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
 """The last one prevails where several came."""
 
 
@@ -33,7 +33,7 @@ class StopRequests:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._receive) for number in _WATCHED}
+            self._before = {number: signal.signal(number, self._receive) for number in _WATCHED if not _waived(number)}
             _mask("SIG_UNBLOCK")  # what was held back comes now
         return self
 
@@ -67,6 +67,11 @@ class StopRequests:
         assert asked is not None
         kind = Interrupted if asked == signal.SIGINT else StoppedAndSaved
         return kind(f"stopped by {asked.name}, {what}", "the same command resumes")
+
+
+def _waived(number: signal.Signals) -> bool:
+    """Whether whoever started us doesn't want us to hear it, as nohup."""
+    return number.name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN
 
 
 @contextmanager

@@ -15,13 +15,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 
+LEAST_WINDOWS = 5
+"""Fewer have no interval: it would leave out what is true far too often."""
+
 
 @dataclass(frozen=True)
 class Interval:
     """A mean and its 95 % interval, in the units of what was averaged."""
 
     mean: float
-    ci95: tuple[float, float]
+    ci95: tuple[float, float] | None
+    """None where there are too few windows."""
 
 
 def spearman(x: ArrayLike, y: ArrayLike) -> float:
@@ -61,11 +65,14 @@ def auroc(positives: ArrayLike, negatives: ArrayLike) -> float:
 def paired_bootstrap(differences: ArrayLike, draws: int, rng: np.random.Generator) -> Interval:
     """Mean of `differences` (one per window, this - other) and the 95 % percentile interval of `draws` resamples.
 
-    Resampling windows keeps each window's two losses together, so what makes a window hard for both cancels.
+    Resampling windows keeps each window's two losses together, so what makes a window hard for both cancels. Fewer than
+    LEAST_WINDOWS have no interval.
     """
     values = np.asarray(differences, dtype=np.float64).ravel()
     if values.size == 0:
         raise ValueError("paired_bootstrap: no differences")
+    if values.size < LEAST_WINDOWS:
+        return Interval(float(values.mean()), None)
     means = np.array([values[rng.integers(0, values.size, values.size)].mean() for _ in range(draws)])
     low, high = np.quantile(means, [0.025, 0.975])
     return Interval(float(values.mean()), (float(low), float(high)))

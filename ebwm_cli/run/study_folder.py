@@ -69,25 +69,26 @@ class StudyFolder:
             raise CheckpointError(f"{self._identity_file} is damaged", "--fresh starts over") from error
 
     def begin(self, study: Study, runs: Sequence[StudyRun], data: Mapping[str, Any]) -> None:
-        """Write down whose folder this is, and every run's recipe. Raises RecipeError where a run that is there already
-        has another recipe now, DataError where the set is another."""
-        if self.is_study():
+        """Write down whose folder this is, first of all, and every run's recipe. Raises RecipeError where a run that is
+        there already has another recipe now, DataError where the set is another."""
+        if self.is_study() and any((self.path / RECIPES).glob("*.yaml")):
             self._refuse_changes(runs, data)
+        identity = {"tool": __version__, "data": dict(data)}
+        replace_file(self._identity_file, json.dumps(identity, indent=2).encode())
+        replace_file(self._study_file, dump_study(study).encode())
         for folder in (self.path / RECIPES, self.path / RUNS, self.logs):
             folder.mkdir(parents=True, exist_ok=True)
         for run in runs:
             file, content = self.recipe_file(run.point.key), dump_yaml(run.recipe).encode()
             if not file.is_file() or file.read_bytes() != content:
                 replace_file(file, content)
-        replace_file(self._study_file, dump_study(study).encode())
-        identity = {"tool": __version__, "data": dict(data)}
-        replace_file(self._identity_file, json.dumps(identity, indent=2).encode())
 
     def clear(self) -> None:
-        """Remove every trace of an earlier study, its identity last; other files stay."""
+        """Remove what an earlier study left but its identity, so that a folder being cleared is a study's still; other
+        files stay."""
         own = ("points.jsonl", "scale.json", "fits.json", "report.html", RUNS, RECIPES, "logs", "study.yaml")
         pictures = [path.name for path in self.path.glob("*.png")]
-        for path in (self.path / name for name in (*own, *pictures, "study.json")):
+        for path in (self.path / name for name in (*own, *pictures)):
             if path.exists():
                 remove(path)
 

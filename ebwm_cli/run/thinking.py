@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,8 @@ from pydantic import ValidationError
 from ebwm_cli.errors import UsageError
 from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.run.checkpoint import LoadedWorld
+from ebwm_cli.run.outputs import shown
+from ebwm_cli.run.report import Notice
 from ebwm_cli.world.protocol import WorldModel
 
 
@@ -34,18 +36,30 @@ def budget_of(habits: ThinkSection, asked: Mapping[str, Any], further: Mapping[s
     try:
         return ThinkSection.model_validate({**habits.model_dump(), **changes})
     except ValidationError as error:
-        problems = [_problem(each, further or {}) for each in error.errors(include_url=False, include_context=False)]
-        raise UsageError("; ".join(problems), "--thinking stop=energy tolerance=1e-3 backtrack=true") from None
+        found = error.errors(include_url=False, include_context=False)
+        problems = [_problem(each, further or {}) for each in found]
+        hint = "--thinking stop=energy tolerance=1e-3 backtrack=true"
+        together = not found[0]["loc"]  # each of the values is one that there is
+        raise UsageError("; ".join(problems), "--samples 4 --thinking beam=4" if together else hint) from None
 
 
 def _problem(detail: Any, further: Mapping[str, Any]) -> str:
     """What pydantic found, by the words that were typed."""
+    if not detail["loc"]:
+        return detail["msg"].removeprefix("Value error, ")
     key = str(detail["loc"][0])
     typed = f"--thinking {key}" if key in further else f"--{key}"
     if key not in ThinkSection.model_fields:
         near = difflib.get_close_matches(key, ThinkSection.model_fields, n=1)
         return f"{typed}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
     return f"{typed}: {detail['msg'].replace('Input should be', 'should be')}, got {detail['input']}"
+
+
+def in_vain(loaded: LoadedWorld, asked: Mapping[str, Any], further: Mapping[str, Any] | None) -> Iterator[Notice]:
+    """A notice where something was asked for, as of `budget_of`, of a model that predicts in one pass."""
+    if loaded.world.score is None and (further or any(each is not None for each in asked.values())):
+        what = "steps, samples, stopping and --thinking change nothing"
+        yield Notice(notice=f"{shown(loaded.path)} predicts in one pass: {what}")
 
 
 def drop_of(world: WorldModel, think: ThinkSection) -> str:

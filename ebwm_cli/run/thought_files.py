@@ -169,10 +169,12 @@ def _time(ahead: int) -> str:
 
 
 def scorer(judge: Judge, loaded: LoadedWorld, scene: Scene, thought: Thought) -> ScoreFn:
-    """Total energies of any candidates for the first predicted state, anchored where its descent was."""
+    """Total energies of any candidates for the first predicted state, anchored where its descent was, and measured as
+    those along it are: as where it ended."""
     device = scene.observed.device
     at_once = max(1, min(SCORED_AT_ONCE, SCORED_POSITIONS // scene.observed.shape[1]))
-    origin = thought.origin[0].to(device).expand(at_once, 1, -1)  # (B, 1, D)
+    ends = thought.origin[0], thought.path[0, -1]
+    origin, end = (each.to(device).expand(at_once, 1, -1) for each in ends)  # (B, 1, D)
     with torch.no_grad():
         judged = judge.judging(loaded.world.observe(torch.cat([scene.observed] * at_once)), 1)
 
@@ -182,7 +184,7 @@ def scorer(judge: Judge, loaded: LoadedWorld, scene: Scene, thought: Thought) ->
         for part in torch.from_numpy(candidates).to(device).split(at_once):
             full = torch.cat([part, part[-1:].expand(at_once - len(part), -1)])[:, None]  # (B, 1, D)
             with torch.no_grad():
-                energies.append(judged(full, origin)[: len(part), 0].float().cpu())
+                energies.append(judged(full, origin, end)[: len(part), 0].float().cpu())
         return torch.cat(energies).numpy()
 
     return score

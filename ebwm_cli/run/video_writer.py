@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from ebwm_cli.data.files import sync_file
 from ebwm_cli.run.pictures import GREEN, INK, ORANGE, PAPER, SOFT
+from ebwm_cli.run.safe_write import file_aside
 
 Frames = NDArray[np.uint8]
 FRAMES_PER_SECOND = 24
@@ -32,15 +34,17 @@ def write_rollout(path: Path, remembered: Frames, predicted: Frames, truth: Fram
         beside = None if truth is None else truth[ahead]
         pages.append(_page(frame, beside, f"imagined {ahead + 1} of {total}", ORANGE))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", rate=Fraction(FRAMES_PER_SECOND))
-        stream.height, stream.width = pages[0].shape[:2]
-        stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": "16", "preset": "fast"}
-        for index, page in enumerate(pages):
-            for _ in range(hold + FRAMES_PER_SECOND if index == len(pages) - 1 else hold):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(page, format="rgb24")))
-        container.mux(stream.encode())
+    with file_aside(path) as aside:
+        with av.open(str(aside), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+            stream = container.add_stream("libx264", rate=Fraction(FRAMES_PER_SECOND))
+            stream.height, stream.width = pages[0].shape[:2]
+            stream.pix_fmt = "yuv420p"
+            stream.options = {"crf": "16", "preset": "fast"}
+            for index, page in enumerate(pages):
+                for _ in range(hold + FRAMES_PER_SECOND if index == len(pages) - 1 else hold):
+                    container.mux(stream.encode(av.VideoFrame.from_ndarray(page, format="rgb24")))
+            container.mux(stream.encode())
+        sync_file(aside)
 
 
 def _page(frame: Frames, beside: Frames | None, words: str, colour: str) -> Frames:

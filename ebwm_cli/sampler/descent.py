@@ -58,23 +58,13 @@ EUCLIDEAN = Euclidean()
 
 
 @dataclass(frozen=True)
-class Move:
-    """One descent step: the candidate it led to, and the total energy before it."""
-
-    step: int
-    candidate: Tensor  # (B, T', D) after the move, with its graph where one was asked for
-    energy: Tensor  # (B, T') before the move, detached
-    size: Tensor | None  # (B, T') root mean square of the move, without noise, detached; where measured
-
-
-@dataclass(frozen=True)
 class Trajectory:
     """A whole descent, and what it cost (`looks`, `tries`). A position that stopped early keeps its candidate, repeats
     its energy and moves by 0."""
 
     start: Tensor  # (B, T', D)
     final: Tensor  # (B, T', D)
-    energies: Tensor  # (B, T', K+1) total energies, start .. final; (B, T', K) unless measured
+    energies: Tensor  # (B, T', K+1) total energies, start .. final; unless measured, before the first and the last move
     moves: Tensor  # (B, T', K) root mean square of each move; (B, T', 0) unless measured
     steps_used: Tensor  # (B, T') int64
     path: Tensor | None  # (B, T', K+1, D) candidates, where recorded
@@ -180,7 +170,7 @@ def descend(
     measure: bool = True,
     create_graph: bool = False,
     detach: bool = True,
-    on_move: Callable[[Move], None] | None = None,
+    on_move: Callable[[int, Tensor], None] | None = None,
     geometry: Geometry = EUCLIDEAN,
 ) -> Trajectory:
     """Move candidates downhill from `start` (B, T', D) for `steps` moves. Where each may stop by itself, `settle`.
@@ -189,10 +179,10 @@ def descend(
     moves per position, and `cooling` makes them ever shorter, the total energy staying the same. `origin` is what the
     anchor pulls to, by default the start; `first_step` counts the moves of an earlier descent that this one continues.
     `keep_after`: of how many moves the candidates are `kept`, 0 for none.
-    Without `measure` neither the energy after the last move nor the sizes of moves are computed.
+    Without `measure` total energies are known before the first and before the last move alone, and no sizes of moves.
     `create_graph` makes moves differentiable with respect to the energy's weights; `detach` cuts the graph between
-    moves, without it gradients flow through the whole descent. `on_move` sees each move before the next is computed,
-    so that training can backpropagate and drop it at once.
+    moves, without it gradients flow through the whole descent. `on_move` sees the number of each move, and where it
+    led, before the next is computed, so that training can backpropagate and drop it at once.
     """
     origin = start if origin is None else origin
     current, pull = start, 0.0 if start is origin else anchor  # nothing is pulled to where it is
@@ -204,8 +194,9 @@ def descend(
         if detach:
             current = current.detach()
         energy, gradient = look(landscape_at(energy_fn, step), current, geometry, create_graph)
-        with torch.no_grad():
-            energies.append(anchored(energy, current, origin, step_size, pull, geometry))
+        if measure or step in (first_step, first_step + steps - 1):
+            with torch.no_grad():
+                energies.append(anchored(energy, current, origin, step_size, pull, geometry))
         with torch.set_grad_enabled(create_graph):
             moved = moved_by(
                 current,
@@ -217,7 +208,8 @@ def descend(
                 gradient_clamp=gradient_clamp,
                 geometry=geometry,
             )
-            size = move_size(current, moved) if measure else None
+            if measure:
+                sizes.append(move_size(current, moved))
             if noise:
                 if rng is None:
                     raise ValueError("Langevin noise needs a generator")
@@ -225,14 +217,12 @@ def descend(
                 moved = moved + noise * eps.to(moved)  # ... + sigma * eps
         del gradient
         current, pull = moved, anchor
-        if size is not None:
-            sizes.append(size)
         if record:
             path.append(current.detach())
         if step + 1 == keep_after:
             kept = current.detach()
         if on_move:
-            on_move(Move(step, current, energies[-1], size))
+            on_move(step, current)
     if measure:
         last = first_step + max(steps - 1, 0)
         energies.append(

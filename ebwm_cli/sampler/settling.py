@@ -64,7 +64,8 @@ def settle(
     shape = start.shape[:2]
     crowd = Crowd(leaves=narrow is not None)
     moving = _Moving(energy_fn, narrow, start, origin, torch.ones_like(start[..., :1]), crowd)
-    whole = _Whole(start.clone(), torch.zeros(shape, device=start.device))
+    nothing = start.new_zeros(shape)
+    whole = _Whole(start.clone(), nothing)
     energies: list[Tensor] = []
     sizes: list[Tensor] = []
     path = [start]
@@ -121,7 +122,7 @@ def settle(
                 moving.scale = torch.where(rises[..., None], moving.scale * shorter[..., None], moving.scale)
             if step + 1 < steps and moving.landscape(step + 1) is not judged:
                 known = None  # the next step is on another landscape
-        sizes.append(crowd.spread(move_size(moving.candidate, moved), torch.zeros(shape, device=start.device)))
+        sizes.append(crowd.spread(move_size(moving.candidate, moved), nothing))
         used += crowd.spread(torch.ones_like(moved[..., 0], dtype=used.dtype), torch.zeros_like(used))
         moving.candidate = moved
         whole.candidates = crowd.spread(moved, whole.candidates)

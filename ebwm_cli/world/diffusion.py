@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ebwm_cli.model.attention import Scattered, scattered
 from ebwm_cli.model.state_space import gaussian, uniform
 from ebwm_cli.recipe.schema import ThinkSection
 from ebwm_cli.sampler.denoising import denoise, level_of, signal_and_noise
@@ -31,7 +32,9 @@ class DiffusionWorld(ObservingWorld):
     measures: tuple[str, ...] = ()
     score: str | None = "denoising error"
 
-    def loss(self, states: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, states: Tensor, rng: torch.Generator, shared: torch.Generator | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Training loss of windows (B, T+1, ...), a scalar for `.backward()`; it measures nothing else."""
         context, target = states[:, :-1], states[:, 1:]
         memory = self.observe(self.blurred(context, rng))
@@ -64,7 +67,8 @@ class DiffusionWorld(ObservingWorld):
         def denoiser(noisy: Tensor, level: Tensor, index: Tensor | None) -> Tensor:
             if index is None:
                 return self._estimate(noisy, level, memory, where)
-            return self._estimate(noisy, level, memory, every[index % width], index // width)
+            items, layout = scattered(index // width, every[index % width])
+            return self._estimate(noisy, level, memory.rows(items), layout)
 
         run = denoise(
             denoiser,
@@ -93,7 +97,7 @@ class DiffusionWorld(ObservingWorld):
 
     def judging(self, memory: Memory, positions: int) -> Judged:
         """The same of many candidates, which share nothing but `memory`."""
-        return lambda candidate, start=None: self.judge(candidate, memory, start)
+        return lambda candidate, start=None, like=None: self.judge(candidate, memory, start)
 
     @torch.no_grad()
     def hidden(self, candidate: Tensor, memory: Memory) -> Tensor:
@@ -109,20 +113,16 @@ class DiffusionWorld(ObservingWorld):
         eps = gaussian(point.shape[-1:], rng, point)
         return signal * point + noise * self.space.unit * eps, level_of(times, self.space.noise_shift)
 
-    def _estimate(
-        self, noisy: Tensor, level: Tensor, memory: Memory, where: Tensor | None, rows: Tensor | None = None
-    ) -> Tensor:
-        """The clean candidates (B, P, D) behind noisy points after the states `where` (None: the last P); with `rows`
-        (n,), (1, n, D) of these batch items, after their states `where` (n,)."""
-        hidden = self._hidden(noisy, level, memory, where, rows)
-        if rows is not None:
-            states = memory.states[rows, where][None]
+    def _estimate(self, noisy: Tensor, level: Tensor, memory: Memory, where: Tensor | Scattered | None) -> Tensor:
+        """The clean candidates (B, P, D) behind noisy points after the states `where` (None: the last P); scattered
+        ones are (1, n, D)."""
+        hidden = self._hidden(noisy, level, memory, where)
+        if isinstance(where, Scattered):
+            states = memory.states[where.item, where.positions][None]
         else:
             states = memory.states[:, -noisy.shape[1] :] if where is None else memory.states[:, where]
         return self.space.forecast(states, hidden)
 
-    def _hidden(
-        self, noisy: Tensor, level: Tensor, memory: Memory, where: Tensor | None, rows: Tensor | None = None
-    ) -> Tensor:
+    def _hidden(self, noisy: Tensor, level: Tensor, memory: Memory, where: Tensor | Scattered | None) -> Tensor:
         with self._precision(noisy):
-            return self.network.denoise(self.space.embed_candidate(noisy), level, memory.kept, where, rows)
+            return self.network.denoise(self.space.embed_candidate(noisy), level, memory.kept, where)

@@ -22,7 +22,9 @@ class DirectWorld(ObservingWorld):
     measures: tuple[str, ...] = ()
     score: str | None = None
 
-    def loss(self, states: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, states: Tensor, rng: torch.Generator, shared: torch.Generator | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Training loss of windows (B, T+1, ...), a scalar for `.backward()`; it measures nothing else."""
         context, target = states[:, :-1], states[:, 1:]
         hidden = self.observe(self.blurred(context, rng)).kept.hidden

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ebwm_cli.model.attention import Scattered, scattered
 from ebwm_cli.model.ebt import EnergyTransformer
 from ebwm_cli.model.level import MOVES, Measure
 from ebwm_cli.model.state_space import gaussian
@@ -101,7 +102,9 @@ class EnergyWorld(ObservingWorld):
 
     # ------------------------------------------------------------------------------------------ learn
 
-    def loss(self, states: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, states: Tensor, rng: torch.Generator, shared: torch.Generator | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Training loss of windows (B, T+1, ...): a scalar for `.backward()`, and 0-dim tensors energy_start,
         energy_final (before the last move; both 0 where nothing descends) and step_size.
 
@@ -110,9 +113,9 @@ class EnergyWorld(ObservingWorld):
         at once as NUMBERS_AT_ONCE allows, and where one is too many, as many positions of it.
         """
         rules, training = self.model.descent, torch.is_grad_enabled()
-        # Drawn first, so that parts of one batch, each given the same generator, agree on them.
-        free, steps = draw_count(*rules.free_steps, rng), draw_count(*rules.steps_range, rng)
-        again = rules.step_control == "spectral" and (draw_count(1, EVERY, rng) == 1 or not self.curvature)
+        alike = shared or rng  # parts of one batch agree on what is drawn from it
+        free, steps = draw_count(*rules.free_steps, alike), draw_count(*rules.steps_range, alike)
+        again = rules.step_control == "spectral" and (draw_count(1, EVERY, alike) == 1 or not self.curvature)
         states, held = self._replayed(states) if training else (states, None)
         context, target = states[:, :-1], states[:, 1:]
         memory = self.observe(self.blurred(context, rng))
@@ -172,11 +175,11 @@ class EnergyWorld(ObservingWorld):
         return stable_scale(self.curvature, step_size=step_size, anchor=rules.anchor, fraction=rules.spectral_fraction)
 
     def _replayed(self, states: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Windows (B, T+1, ...) of which the first ones are from the replay buffer, and the candidates of those
-        (B, T, D), nan for the others; None where there are none."""
-        count = int(self.model.descent.replay * len(states))
-        if self.replay is None or not count or len(self.replay) < count:
+        """Windows (B, T+1, ...) of which the first ones, at least one, are from the replay buffer, and the candidates
+        of those (B, T, D), nan for the others; None where nothing is held yet."""
+        if self.replay is None or not len(self.replay):
             return states, None
+        count = min(max(int(self.model.descent.replay * len(states)), 1), len(self.replay))
         windows, candidates = self.replay.draw(count)
         rest = candidates.new_full((len(states) - count, *candidates.shape[1:]), torch.nan)
         return torch.cat([windows.to(states), states[count:]]), torch.cat([candidates, rest])
@@ -292,7 +295,8 @@ class EnergyWorld(ObservingWorld):
         places = torch.arange(first, memory.length, device=start.device) if where is None else where
 
         def narrow(index: Tensor) -> list[EnergyFn]:
-            return self.landscapes(memory.kept, places[index % width], index // width)
+            items, layout = scattered(index // width, places[index % width])
+            return self.landscapes(memory.kept if len(items) == len(start) else memory.kept.rows(items), layout)
 
         return settle(
             self.landscapes(memory.kept, where),
@@ -307,8 +311,9 @@ class EnergyWorld(ObservingWorld):
     @torch.no_grad()
     def hidden(self, candidate: Tensor, memory: Memory) -> Tensor:
         """Final hidden states (B, P, W) of the last P positions while they hold `candidate` (B, P, D)."""
-        stream = self.space.embed_candidate(self.space.point(candidate))
-        return self.network.hidden(stream, memory.kept, self.model.landscapes - 1)
+        point = self.space.point(candidate)
+        with self._precision(point):
+            return self.network.hidden(self.space.embed_candidate(point), memory.kept, self.model.landscapes - 1)
 
     @torch.no_grad()
     def judge(self, candidate: Tensor, memory: Memory, start: Tensor | None = None) -> Tensor:
@@ -319,9 +324,15 @@ class EnergyWorld(ObservingWorld):
     def judging(self, memory: Memory, positions: int) -> Judged:
         """The same of many candidates: first moves, which energies are measured by, are looked up once."""
         if self.network.level is None:
-            return lambda candidate, start=None: self.total(candidate, memory, start)
-        measure, total, point = self.measure(memory, positions), partial(self.total, memory=memory), self.space.point
-        return lambda candidate, start=None: measure(total(candidate, start=start)[..., None], point(candidate))[..., 0]
+            return lambda candidate, start=None, like=None: self.total(candidate, memory, start)
+        measure = self.measure(memory, positions)
+
+        @torch.no_grad()
+        def judged(candidate: Tensor, start: Tensor | None = None, like: Tensor | None = None) -> Tensor:
+            energy, point = self.total(candidate, memory, start), self.space.point(candidate if like is None else like)
+            return measure(energy[..., None], point)[..., 0]
+
+        return judged
 
     @torch.no_grad()
     def total(self, candidate: Tensor, memory: Memory, start: Tensor | None = None) -> Tensor:
@@ -336,13 +347,11 @@ class EnergyWorld(ObservingWorld):
             geometry=self.space,
         )
 
-    def landscapes(
-        self, trunk: TrunkMemory, positions: Tensor | None = None, rows: Tensor | None = None
-    ) -> list[EnergyFn]:
+    def landscapes(self, trunk: TrunkMemory, positions: Tensor | Scattered | None = None) -> list[EnergyFn]:
         """The sampler's view of the network, one energy function per landscape: points in, energies out."""
 
         def energy(point: Tensor, landscape: int) -> Tensor:
             with self._precision(point):
-                return self.network.energy(self.space.embed_candidate(point), trunk, landscape, positions, rows)
+                return self.network.energy(self.space.embed_candidate(point), trunk, landscape, positions)
 
         return [partial(energy, landscape=landscape) for landscape in range(self.network.num_landscapes)]

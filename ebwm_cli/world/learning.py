@@ -19,7 +19,7 @@ from ebwm_cli.model.ebt import EnergyTransformer
 from ebwm_cli.model.state_space import gaussian
 from ebwm_cli.model.trunk import Memory as TrunkMemory
 from ebwm_cli.recipe.model import EbtSection
-from ebwm_cli.sampler.descent import EnergyFn, Move, anchored, descend
+from ebwm_cli.sampler.descent import EnergyFn, anchored, descend
 from ebwm_cli.sampler.schedule import draw_step_scale
 from ebwm_cli.world.energies import energy_terms
 from ebwm_cli.world.gradient import RunningLoss
@@ -32,9 +32,7 @@ class Descending(Protocol):
     space: Any  # a StateSpace
     network: EnergyTransformer
 
-    def landscapes(
-        self, trunk: TrunkMemory, positions: Tensor | None = None, rows: Tensor | None = None
-    ) -> list[EnergyFn]: ...
+    def landscapes(self, trunk: TrunkMemory) -> list[EnergyFn]: ...
 
     def training_scale(self) -> float | Tensor: ...
 
@@ -73,12 +71,12 @@ def learn(world: Descending, lesson: Lesson, running: RunningLoss, rng: torch.Ge
         scale = scale * draw_step_scale((*start.shape[:2], 1), rules.step_size_jitter, rng, start.device)
     together: list[Tensor] = []
 
-    def on_move(move: Move) -> None:
-        last = move.step + 1 == lesson.free + lesson.steps
+    def on_move(step: int, candidate: Tensor) -> None:
+        last = step + 1 == lesson.free + lesson.steps
         if rules.loss_on == "last" and not last:
             return
         weight = lesson.share / (1 if rules.loss_on == "last" else lesson.steps)
-        loss = weight * space.distance(move.candidate, target).mean()
+        loss = weight * space.distance(candidate, target).mean()
         together.append(loss) if rules.unroll else running.add(loss)
 
     shared: dict[str, Any] = {

@@ -116,7 +116,7 @@ def _reordered(world: EnergyWorld, states: Tensor, cooling: float, rng: torch.Ge
     """Of windows (B, T+1, ...) all clues (N, C) that are known after their contexts as they are, and in an order of
     each window's own; and the last states after the latter."""
     context = states[:, :-1]
-    order = torch.rand(context.shape[:2], generator=rng).argsort(1).to(context.device)
+    order = torch.rand(context.shape[:2], generator=rng, device=rng.device).argsort(1).to(context.device)
     shuffled = shuffle(context, order)
     memories = [world.observe(each) for each in (context, shuffled)]
     told = [clues_after(world, memory) for memory in memories]

@@ -158,7 +158,9 @@ class ObservingWorld(nn.Module, ABC):
         """Go on with what `kept_tensors()` gave."""
 
     @abstractmethod
-    def loss(self, states: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, states: Tensor, rng: torch.Generator, shared: torch.Generator | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """See `WorldModel`."""
 
     @abstractmethod

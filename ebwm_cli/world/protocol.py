@@ -62,9 +62,12 @@ class WorldModel(Protocol):
     score: str | None
     """What its energies are, in words; None where it predicts in one pass, judges nothing, and thinks no longer."""
 
-    def loss(self, states: Tensor, rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, states: Tensor, rng: torch.Generator, shared: torch.Generator | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Training loss of windows `states` (B, T+1, D) as a scalar to call `.backward()` on, and its `measures` as
-        0-dim tensors."""
+        0-dim tensors. Where they are part of a batch, what its parts must agree on is drawn from `shared`, not `rng`.
+        """
         ...
 
     def observe(self, states: Tensor, memory: Any = None) -> Any:
@@ -96,8 +99,9 @@ class WorldModel(Protocol):
 class Judged(Protocol):
     """`Judge.judge` after one Memory."""
 
-    def __call__(self, candidate: Tensor, start: Tensor | None = None) -> Tensor:
-        """Score (B, T') of `candidate` (B, T', D)."""
+    def __call__(self, candidate: Tensor, start: Tensor | None = None, like: Tensor | None = None) -> Tensor:
+        """Score (B, T') of `candidate` (B, T', D); measured as that of `like` (B, T', D) is, where what a score is
+        measured in depends on the candidate, so that all candidates of a descent, or of a landscape, compare."""
         ...
 
 

@@ -1,9 +1,9 @@
 """One update of the weights, and what it draws from.
 
 gradient = sum over parts of d(loss of the part)/dw / parts; clipped to a norm, or to a multiple of what norms were of
-late; AdamW. Randomness is a pure function of (seed, step), and each part of a batch starts from the same generator
-state: all parts draw the same step counts, so the cut changes no number where the recipe draws nothing per item. Where
-several ranks share an update, their windows are parts too. Knows no file and no kind.
+late; AdamW. Randomness is a pure function of (seed, step, part): all parts of a batch draw the same step counts, so the
+cut changes no number where the recipe draws nothing per item, and each part noise of its own, as windows of one part
+do. Where several ranks share an update, their windows are parts too. Knows no file and no kind.
 """
 
 from __future__ import annotations
@@ -34,6 +34,11 @@ class Together(Protocol):
         """How many they are."""
         ...
 
+    @property
+    def rank(self) -> int:
+        """Which of them this is, from 0."""
+        ...
+
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over the ranks."""
         ...
@@ -55,24 +60,25 @@ class Update:
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
 
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """The generator (CPU, so that every device draws the same) of update `step` under `seed`."""
-    digest = hashlib.sha256(f"{seed}/{step}".encode()).digest()
+def step_generator(seed: int, step: int, part: int = 0) -> torch.Generator:
+    """The generator (CPU, so that every device draws the same) of a part of update `step` under `seed`."""
+    digest = hashlib.sha256((f"{seed}/{step}/{part}" if part else f"{seed}/{step}").encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 def gradient(
-    world: nn.Module, states: Tensor, *, parts: int, seed: int, step: int, share: float = 1.0
+    world: nn.Module, states: Tensor, *, parts: int, seed: int, step: int, share: float = 1.0, first: int = 0
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Put the gradient of the mean loss of windows `states` (B, T+1, D), cut into `parts`, into the parameters; of a
-    `share` of it, where they are only so much of a batch.
+    `share` of it, where they are only so much of a batch, whose parts before these are `first`.
 
     Returns (the share of) the loss and the world's measures, 0-dim tensors on the device.
     """
     assert isinstance(world, WorldModel)
     totals: dict[str, Tensor] = {}
-    for part in states.chunk(parts):
-        loss, measures = world.loss(part, step_generator(seed, step))
+    for number, part in enumerate(states.chunk(parts), first):
+        shared = step_generator(seed, step) if number else None
+        loss, measures = world.loss(part, step_generator(seed, step, number), shared)
         weight = share * len(part) / len(states)
         (loss * weight).backward()
         for name, value in {"loss": loss.detach(), **measures}.items():
@@ -108,14 +114,15 @@ def update_weights(
     optimizer.zero_grad(set_to_none=True)
     size = ranks.size if ranks else 1
     parts = math.ceil(train.accumulate / size)
-    loss, measures = gradient(world, states, parts=parts, seed=seed, step=step, share=1 / size)
+    first = ranks.rank * parts if ranks else 0
+    loss, measures = gradient(world, states, parts=parts, seed=seed, step=step, share=1 / size, first=first)
     if ranks and size > 1:  # all draw the same step counts, so the same parameters have gradients
         gradients = [parameter.grad for parameter in world.parameters() if parameter.grad is not None]
         ranks.add_up([loss, *measures.values(), *gradients])
     limits = [train.clip_norm, train.clip_spikes * (usual_norm or 0.0)]
     norm = nn.utils.clip_grad_norm_(world.parameters(), min((limit for limit in limits if limit), default=math.inf))
     set_learning_rate(optimizer, step, train, fraction)
-    values = torch.stack([loss, norm, *measures.values()]).tolist()  # the only wait for the device
+    values = torch.stack([loss, norm, *measures.values()]).tolist()
     update = Update(values[0], values[1], dict(zip(measures, values[2:], strict=True)))
     if update.finite:
         optimizer.step()
