@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,20 @@ from ebwm_cli.errors import EbwmError, UsageError
 
 DEFAULT_RECIPE = "{modality}_ebt_4xs"
 DEFAULT_STUDY = "{modality}_data"
+VALUES = {
+    "--by": "difficulty",
+    "--device": "cpu",
+    "--horizon": "4",
+    "--prompt": '"Once upon a time"',
+    "--samples": "4",
+    "--seed": "0",
+    "--split": "val",
+    "--steps": "16",
+    "--stop": "energy",
+    "--thinking": "stop=energy",
+    "--world": "sums",
+}
+"""What may follow an option, as hints say it."""
 
 
 class VerbGroup(TyperGroup):
@@ -96,7 +111,7 @@ def only_beside(ctx: typer.Context, option: str, allowed: set[str]) -> None:
         source = ctx.get_parameter_source(name)
         if name not in allowed and source is not None and source.name == "COMMANDLINE":
             raise UsageError(
-                f"--{name.replace('_', '-')} and {option} exclude each other", f"{ctx.command_path} {option}"
+                f"--{name.replace('_', '-')} and {option} exclude each other", f"{ctx.command_path} {_valued(option)}"
             )
 
 
@@ -138,7 +153,7 @@ def told(error: Exception, words: list[str]) -> tuple[str, str, int]:
 
 def _told_usage(error: Any, words: list[str]) -> tuple[str, str, int]:
     context = getattr(error, "ctx", None)
-    path = context.command_path if context else "ebwm"
+    path = context.command_path if context else " ".join(["ebwm", *takewhile(lambda word: word[:1] != "-", words)])
     message = error.format_message().splitlines()[0].rstrip(".") if error.format_message() else "incomplete command"
     hint = f"{path} --help"
     commands = getattr(context.command, "commands", None) if context else None
@@ -148,11 +163,17 @@ def _told_usage(error: Any, words: list[str]) -> tuple[str, str, int]:
         near = difflib.get_close_matches(wrong, commands, n=1, cutoff=0.5)
         hint = f"{path} {near[0]}" if near else hint
     elif unknown := getattr(error, "option_name", None):
-        possible = getattr(error, "possibilities", None)
         message = error.message.partition(" Did you mean")[0].rstrip(".")
-        hint = f"{path} {sorted(possible)[0]}" if possible else hint
+        if not hasattr(error, "possibilities"):  # it is known, its value is missing
+            return message, f"{path} {_valued(unknown)}" if unknown in VALUES else hint, 2
+        hint = f"{path} {sorted(error.possibilities)[0]}" if error.possibilities else hint
         hint = _by_thinking(unknown.lstrip("-"), path, context) or hint
     return message, hint, 2
+
+
+def _valued(option: str) -> str:
+    """An option with what may follow it, if anything must."""
+    return f"{option} {VALUES[option]}" if option in VALUES else option
 
 
 def _by_thinking(key: str, path: str, context: Any) -> str | None:

@@ -29,8 +29,9 @@ def _eval(report: EvalReport) -> RenderableType:
     facts = Facts()
     facts.add("model", Text(safe(report.checkpoint)))
     facts.add("held-out set", Text(f"{safe(report.data)} ({report.split})"))
-    thought = f"{report.steps} {'descent' if report.score == 'energy' else 'denoising'} steps, " if report.score else ""
-    facts.add("held-out loss", number(report.loss), f"{thought}{report.windows:,} windows")
+    starts = f"{report.samples:,} starts, " if report.samples > 1 else ""
+    steps = f"{report.steps} {'descent' if report.score == 'energy' else 'denoising'} steps, " if report.score else ""
+    facts.add("held-out loss", number(report.loss), f"{steps}{starts}{report.windows:,} windows")
     if report.perplexity is not None:
         facts.add("perplexity", number(report.perplexity))
     if report.bits_per_byte is not None:
@@ -52,7 +53,9 @@ def _eval(report: EvalReport) -> RenderableType:
         facts.add("  energy beyond it", number(report.partial_spearman), "partial correlation")
     else:
         facts.add("doubt and error", Text(doubt, QUIET), f"rank correlation of {report.doubt}, the trivial predictor")
-    facts.add("size", f"{count(report.params)} parameters", f"{count(report.flops_per_state)}FLOP per state")
+    spent = f"{count(report.flops_per_state)}FLOP per state"
+    spent += f", {report.steps} steps, {report.samples:,} starts" if starts else ""
+    facts.add("size", f"{count(report.params)} parameters", spent)
     parts: list[RenderableType] = [_by_steps(report)] if report.by_steps else []
     if report.by_stop:
         parts.append(_by_stop(report))
@@ -73,6 +76,7 @@ def _eval(report: EvalReport) -> RenderableType:
 def _by_steps(report: EvalReport) -> Table:
     reference = report.references[0]
     extra = ["perplexity"] if report.perplexity is not None else []
+    told = f"{_of_one(report)}, {report.score} as descents go by it" if report.score == "energy" else _of_one(report)
     rows = table(
         "steps",
         "loss",
@@ -81,20 +85,34 @@ def _by_steps(report: EvalReport) -> Table:
         str(report.score),
         "rises",
         "per state",
-        title="more thinking",
+        title=f"more thinking{told}",
     )
     best = min((row.loss for row in report.by_steps), default=0.0)
     for row in report.by_steps:
         loss = Text(number(row.loss), f"bold {GOOD}" if row.loss == best else "")
         cells = [number(row.perplexity)] if extra else []
-        told = [number(row.energy), f"{row.rises:.1%}", f"{row.seconds * 1e3:.3g} ms"]
-        rows.add_row(f"{row.steps}", loss, *cells, against(row.loss, reference.loss), *told)
+        found = [number(row.energy), f"{row.rises:.1%}", f"{row.seconds * 1e3:.3g} ms"]
+        rows.add_row(f"{row.steps}", loss, *cells, against(row.loss, reference.loss), *found)
     return rows
+
+
+def _of_one(report: EvalReport) -> str:
+    """What is said where the loss above is of several starts."""
+    return " from one start" if report.samples > 1 else ""
 
 
 def _by_stop(report: EvalReport) -> Table:
     """What stopping saves, and what it costs."""
-    rows = table("stop", "loss", "change", "steps", "FLOPs", "of all", "used 0 1 2 ..", title="stopping by itself")
+    rows = table(
+        "stop",
+        "loss",
+        "change",
+        "steps",
+        "FLOPs",
+        "of all",
+        "used 0 1 2 ..",
+        title=f"stopping by itself{_of_one(report)}",
+    )
     whole = report.by_stop[0]
     for row in report.by_stop:
         change = against(row.loss, whole.loss) if row is not whole else Text("")

@@ -1,12 +1,14 @@
-"""Final reports of prepare and train as Rich panels, and what every panel is made of. Pure: a report in, something
-printable out."""
+"""Final reports of prepare and train as Rich panels, and what every panel is made of. A report in, something printable
+out; only which command comes next depends on where it would look."""
 
 from __future__ import annotations
 
 from functools import singledispatch
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +22,7 @@ from ebwm_cli.run.report import (
     TrainReport,
 )
 from ebwm_cli.run.report_text import PrepareTextReport
+from ebwm_cli.run.what_next import after_preparing, after_training
 
 LABEL, VALUE, GOOD, BAD, QUIET = "cyan", "bold", "green", "yellow", "dim"
 QUARANTINE_ROWS = 12
@@ -48,9 +51,34 @@ class Facts:
             line.append("  ").append(Text(note, QUIET) if isinstance(note, str) else note)
         self.grid.add_row(label, line)
 
+    def add_drawn(self, label: str, value: RenderableType) -> None:
+        self.grid.add_row(label, value)
+
     def panel(self, title: str, *below: RenderableType, style: str = LABEL) -> Panel:
         body = Group(self.grid, *below) if below else self.grid
         return framed(title, body, style)
+
+
+class Pieces:
+    """Pieces of text side by side; a line ends between two of them and tears none apart that fits one. Rich breaks
+    lines at any white space, which a space that forbids it is, too."""
+
+    def __init__(self, pieces: list[Text], between: str = "   ") -> None:
+        self.pieces, self.between = pieces, between
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        line = Text()
+        for piece in self.pieces:
+            if line and line.cell_len + cell_len(self.between) + piece.cell_len > options.max_width:
+                yield line
+                line = Text()
+            line.append(self.between if line else "").append_text(piece)
+        yield line
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        sizes = [piece.cell_len for piece in self.pieces] or [0]
+        whole = sum(sizes) + cell_len(self.between) * (len(sizes) - 1)
+        return Measurement(min(max(sizes), options.max_width), min(whole, options.max_width))
 
 
 def framed(title: str, body: RenderableType, style: str = LABEL) -> Panel:
@@ -85,7 +113,7 @@ def next_command(*commands: str) -> Text:
     """What a person will want to type now."""
     text = Text("\n")
     for index, command in enumerate(commands):
-        text.append("\n      " if index else "next  ", QUIET).append(command, "bold cyan")
+        text.append("\n      " if index else "next  ", QUIET).append(safe(command), "bold cyan")
     return text
 
 
@@ -105,7 +133,8 @@ def _prepare(report: PrepareReport) -> RenderableType:
     explained = f"keeps {report.explained_variance:.2%} of the variance" if report.explained_variance else ""
     facts.add("encoder", report.encoder, explained)
     facts.add("written to", safe(report.out))
-    return facts.panel("prepared", *_aside(report.quarantined, report.out), next_command("ebwm train"), style=GOOD)
+    ahead = next_command(*after_preparing(report.out))
+    return facts.panel("prepared", *_aside(report.quarantined, report.out), ahead, style=GOOD)
 
 
 def _aside(quarantined: list[Quarantined], out: str) -> list[RenderableType]:
@@ -138,7 +167,8 @@ def _prepare_text(report: PrepareTextReport) -> RenderableType:
     facts.add("held out", Text(whole))
     facts.add("begins", sample(report.sample))
     facts.add("written to", safe(report.out))
-    return facts.panel("prepared", *_aside(report.quarantined, report.out), next_command("ebwm train"), style=GOOD)
+    ahead = next_command(*after_preparing(report.out))
+    return facts.panel("prepared", *_aside(report.quarantined, report.out), ahead, style=GOOD)
 
 
 def sample(tokens: list[str]) -> Text:
@@ -186,7 +216,7 @@ def _train(report: TrainReport) -> RenderableType:
         facts.add("skipped", Text(f"{report.skipped:,} steps with a NaN or infinity", BAD))
     facts.add("parameters", count(report.params), f"{count(report.flops_per_step)}FLOP per step")
     facts.add("model", safe(report.checkpoint))
-    return facts.panel("trained", next_command("ebwm eval", "ebwm think --steps 16"), style=GOOD)
+    return facts.panel("trained", next_command(*after_training(report.out, one_pass=report.one_pass)), style=GOOD)
 
 
 def said(texts: list[str]) -> Text:

@@ -156,6 +156,11 @@ def test_the_tour_prepares_once_trains_evaluates_and_thinks(seen, tmp_path, monk
         (["eval", "--seed", str(2**31)], "--seed", "ebwm eval --help"),  # as a recipe's
         (["think", "--seed", "99999999999999999999"], "--seed", "ebwm think --help"),
         (["eval", "extra"], "unexpected extra argument", "ebwm eval --help"),
+        (["eval", "--samples", "1", "2", "--by", "difficulty"], "exclude each other", "ebwm eval --by difficulty"),
+        (["eval", "--by"], "'--by' requires an argument", "ebwm eval --by difficulty"),
+        (["eval", "--steps"], "'--steps' requires an argument", "ebwm eval --steps 16"),
+        (["eval", "--data"], "'--data' requires an argument", "ebwm eval --help"),
+        (["think", "--stop"], "'--stop' requires an argument", "ebwm think --stop energy"),
     ],
 )
 def test_slips_of_the_keyboard_get_two_lines_and_exit_2(words, error, hint, capsys):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ebwm_cli.run.landscape import Landscape, survey
-from ebwm_cli.run.picture_think import Cell, Line, draw_candidates, draw_landscape, drawable
+from ebwm_cli.run.picture_think import Cell, Line, draw_candidates, draw_landscape, drawable, told_apart
 from ebwm_cli.run.pictures import Curve
 
 STATE_DIM = 24
@@ -155,19 +155,27 @@ def test_a_flat_energy_can_be_drawn(tmp_path: Path) -> None:
     assert pixels(tmp_path / "flat.png").std() > 1
 
 
-def test_two_planes_stand_beside_each_other_in_one_scale_of_colours(tmp_path: Path) -> None:
+def test_two_planes_stand_beside_each_other_each_in_its_own_scale_of_colours(tmp_path: Path) -> None:
     path, truth = descent(), descent(1)[0]
     curves = [Curve("energy", range(5), [5.0, 4, 3, 2, 1]), Curve("loss", range(5), [1.0] * 5)]
     towards = survey(bowl(truth), path, truth, rng(), "truth", grid=9)
-    deeper = survey(lambda x: bowl(truth)(x) + 10, path, truth, rng(), "random", grid=9)
+    flatter = survey(lambda x: 1e-3 * bowl(truth)(x) + 1, path, truth, rng(), "random", grid=9)
     draw_landscape(tmp_path / "one.png", "one", [towards], curves)
-    draw_landscape(tmp_path / "two.png", "two", [towards, deeper], curves)
+    draw_landscape(tmp_path / "two.png", "two", [towards, flatter], curves)
     one, two = pixels(tmp_path / "one.png"), pixels(tmp_path / "two.png")
     assert one.shape[0] == two.shape[0]
     assert two.shape[1] > one.shape[1] + 400
-    # The first plane is dark as a whole as soon as a plane of higher energies shares its colours.
-    left = slice(450, 870)
-    assert two[150:480, left].mean() < one[150:480, left].mean() - 20
+    planes = slice(150, 480), slice(450, 870), slice(1080, 1380)
+    assert np.array_equal(one[planes[0], planes[1]], two[planes[0], planes[1]])  # the other changes nothing of it
+    for columns in planes[1:]:
+        colours = two[planes[0], columns].mean(-1).ravel()
+        assert np.ptp(np.percentile(colours, (20, 80))) > 30  # path and marks aside
+
+
+def test_scales_of_hardly_differing_energies_are_told_apart() -> None:
+    assert told_apart([0.015, 2.84, -4.43]) == ["0.015", "2.84", "−4.43"]
+    assert told_apart([0.014991, 0.015049, 0.015222]) == ["0.01499", "0.01505", "0.01522"]
+    assert told_apart([1.0, 1.0]) == ["1", "1"]
 
 
 def test_tokens_are_shaded_by_probability_and_the_true_one_is_framed(tmp_path: Path) -> None:

@@ -204,6 +204,16 @@ def test_keys_of_another_kind_are_refused_with_the_nearest_name(kind, wish, told
     assert refusal(f"video_{kind}_4xs", [wish]).removeprefix(f"recipe video_{kind}_4xs: ") == told
 
 
+def test_a_value_of_the_key_beside_is_told_where_it_belongs():
+    for value in ("spectral", "learned", "fixed"):
+        told = refusal("video_ebt_4xs", [f"model.descent.step_size={value}"])
+        assert told.endswith(f'got "{value}"; did you mean model.descent.step_control={value}?')
+    assert refusal("video_ebt_4xs", ["think.tolerance=still"]).endswith("; did you mean think.stop=still?")
+    for wish in ("model.descent.step_size=fast", "model.descent.step_size=[1]", "seed=fixed", "train.steps=fixed"):
+        assert "did you mean" not in refusal("video_ebt_4xs", [wish])
+    assert "did you mean" not in refusal("video_rnn_4xs", ["model.layers=spectral"])
+
+
 def test_another_kind_keeps_what_it_has_too_and_drops_the_rest():
     before = load_recipe("video_ebt_4xs", ["model.context_noise=0.3"])
     for wish in (["model.kind=rnn"], ["model={kind: rnn}"]):

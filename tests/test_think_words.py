@@ -51,6 +51,15 @@ def test_an_energy_that_still_falls_says_how_fast() -> None:
     )
 
 
+def test_what_hardly_falls_has_the_digits_that_tell_it_from_the_tolerance() -> None:
+    budget = ThinkSection(steps=2, tolerance=5e-5)
+    for last, share in ((5.12e-5, "0.0051"), (5.0003e-5, "0.0050003"), (3e-3, "0.30"), (0.25, "25.0")):
+        told = descent_in_words("energy", [[1.0, last, 0.0]], [2], budget, 1.0)
+        assert told == f"not settled after 2 steps: still falling by {share} % of the typical drop per step"
+    # The same for all states is said once.
+    assert "by 6.7 % of" in words([halving(4), halving(4)], [4, 4], 4)
+
+
 def test_an_energy_that_has_settled_says_when() -> None:
     # Step k takes 2^-k of a drop of 1 - 2^-k, first less than a hundredth of it at step 7.
     assert words([halving(16)], [16], 16) == "the energy settled after 7 of 16 steps, all were taken"
@@ -186,6 +195,31 @@ def test_the_panel_shows_tokens_that_can_break_nothing(width: int) -> None:
     assert "·the⏎" in text
     assert "50" in text
     assert "\x1b" not in text
+
+
+def test_no_token_is_torn_from_its_probability() -> None:
+    chances = [TokenChance(token=" token", probability=0.015, true=False)] * 8
+    for width in range(40, 120):
+        assert panel(width, likeliest=chances).count("·token 1.5 %") == 8, width
+    long = TokenChance(token="x" * 90, probability=0.5, true=False)
+    assert panel(60, likeliest=[long]).count("x") >= 90  # folded where it fits no line
+
+
+def test_of_several_states_each_line_says_which_it_is_of() -> None:
+    energies, chances = [1.0, 1.0], [TokenChance(token="a", probability=0.5, true=False)]
+    known = {"energy_rank": 0.5, "ranked_energies": 2, "ranked_among": "energies", "error": 0.1, "likeliest": chances}
+    known |= {"sample_energies": energies, "sample_agreement": 1.0, "samples": 2}
+    lines = ("energy", "its rank", "every start", "agreement", "error", "likeliest")
+    one, several = panel(**known), panel(**known, horizon=4, rollout_errors=[0.1, 0.2, 0.3, 0.4])
+    assert "first state" not in one
+    assert "mean of" not in one
+    assert "descent, mean of 4 states" in several
+    for line in lines:
+        assert f"│ {line} (first state) " in several
+    for line in ("descent", "spent", "every position", "error ahead"):
+        assert f"│ {line}  " in several
+    denoised = panel(score="denoising error", horizon=2)
+    assert "denoising, mean of 2 states" in denoised
 
 
 def test_a_world_that_moves_nothing_says_so() -> None:

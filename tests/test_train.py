@@ -13,8 +13,11 @@ from training import finish, outcome, short_recipe
 from ebwm_cli.commands.train import train
 from ebwm_cli.data.loader import Loader
 from ebwm_cli.errors import DivergedError
+from ebwm_cli.recipe.load import load_recipe
+from ebwm_cli.recipe.schema import TrainSection
 from ebwm_cli.run.checkpoint import load_world
 from ebwm_cli.run.report import Notice, TrainLine, ValidationLine
+from ebwm_cli.run.trainer import slower_rate
 from ebwm_cli.run.training_state import saved_steps
 from ebwm_cli.world.average import WeightAverage
 from ebwm_cli.world.build import build_world
@@ -262,6 +265,21 @@ def test_too_many_bad_updates_in_a_row_end_the_run_at_a_good_checkpoint(data, tm
     assert str(newest) in error.value.hint
     for name in ("weights.safetensors", "optimizer.safetensors"):
         assert all(bool(tensor.isfinite().all()) for tensor in load_file(newest / name).values())
+
+
+def test_a_hint_after_a_divergence_is_a_rate_that_may_be_low_enough():
+    for rate, hinted in ((1e30, 2e-3), (0.09, 2e-3), (0.03, 0.01), (2e-3, 2e-3 / 3)):
+        recipe = load_recipe("video_ebt_4xs", [f"train.learning_rate={rate}"])
+        assert slower_rate(recipe) == pytest.approx(hinted)
+    own = recipe.model_copy(update={"name": "mine", "train": TrainSection(learning_rate=1e30)})
+    assert slower_rate(own) == TrainSection().learning_rate  # of recipes that say none
+
+
+def test_the_hint_after_a_divergence_names_that_rate(data, tmp_path, monkeypatch):
+    poison(range(100), monkeypatch)
+    with pytest.raises(DivergedError) as error:
+        list(train(short_recipe(max_bad_steps=1, learning_rate=1e30), data, tmp_path / "run"))
+    assert f" train.learning_rate={TrainSection().learning_rate:.2g};" in error.value.hint
 
 
 def test_a_weight_that_is_not_finite_is_not_saved(data, tmp_path, monkeypatch):

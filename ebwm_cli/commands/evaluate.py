@@ -131,6 +131,7 @@ def evaluate(
         loss=_mean(scores.errors),
         score=loaded.world.score,
         steps=think.steps if loaded.world.score else 0,
+        samples=think.samples if loaded.world.score else 1,
         by_steps=[judged.steps_row(each) for each in steps],
         by_stop=judged.stop_rows(max(steps)) if steps and max(steps) else [],
         by_samples=[row for each in samples for row in judged.samples_rows(each)],
@@ -181,7 +182,7 @@ class _Judged:
             steps=steps,
             loss=_mean(scores.errors),
             perplexity=perplexity(self.loaded.space, _mean(scores.errors)),
-            energy=float(scores.energies.mean()),
+            energy=float(scores.bare.mean()),
             rises=float(scores.rises.sum() / max(scores.steps_used.sum(), 1)),
             seconds=scores.seconds,
         )
@@ -194,6 +195,7 @@ class _Judged:
     def _stop_row(self, stop: str, steps: int) -> StopRow:
         think = self.loaded.recipe.think.model_copy(update={"steps": steps, "samples": 1, "stop": stop})
         scores = self.scores(think)
+        recipe = self.loaded.recipe.model_copy(update={"think": think})  # of one start, as its looks are
         looks, tries = float(scores.looks.mean()), float(scores.tries.mean())
         return StopRow(
             stop=stop,
@@ -201,7 +203,7 @@ class _Judged:
             loss=_mean(scores.errors),
             steps_used=float(scores.steps_used.mean()),
             counts=np.bincount(scores.steps_used.astype(np.int64).ravel(), minlength=steps + 1).tolist(),
-            flops_per_state=thinking_flops(self.loaded.recipe, self.loaded.spec, looks, tries),
+            flops_per_state=thinking_flops(recipe, self.loaded.spec, looks, tries),
         )
 
     def samples_rows(self, samples: int) -> list[SamplesRow]:
@@ -295,7 +297,7 @@ def _draw(folder: Path, report: EvalReport) -> None:
             ORANGE,
             (report.references[0].name, report.references[0].loss),
         )
-        score = Curve(str(report.score), x, [row.energy for row in rows], BLUE)
+        score = Curve(f"{report.score}, as descents go by it", x, [row.energy for row in rows], BLUE)
         draw_curves(folder / "by_steps.png", "Thinking longer", [loss, score], "steps", log2=True)
     if report.comparison:
         draw_comparison(folder / "comparison.png", report.comparison)

@@ -184,6 +184,7 @@ def _report(trainer: Trainer, folder: RunFolder) -> TrainReport:
         states_per_second=trainer.states_per_second,
         skipped=progress.skipped,
         updating_seconds=progress.updating_seconds,
+        one_pass=trainer.world.score is None,
     )
 
 

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -261,7 +261,7 @@ def _explain(error: ValidationError, kind: Any) -> list[str]:
     for path, (messages, detail) in told.items():
         if any(other.startswith(f"{path}[") for other in told):
             continue  # a list was meant, and what is wrong inside it is told
-        found = f", got {_show(detail['input'])}" if detail else ""
+        found = f", got {_show(detail['input'])}{_choice_of(path, detail['input'], kind)}" if detail else ""
         lines.append(f"{path or 'recipe'}: {', or '.join(messages)}{found}")
     return lines
 
@@ -297,6 +297,20 @@ def _nearest(path: str, kind: Any) -> str:
     near = near or [key for key in known if key.rpartition(".")[2] == leaf]
     near = near or difflib.get_close_matches(path, known, n=1)
     return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _choice_of(path: str, value: Any, kind: Any) -> str:
+    """The key beside `path`, in its section, of which a value that is none of `path` is a choice."""
+    section: type[BaseModel] | None = Recipe
+    parent = path.rpartition(".")[0]
+    for part in parent.split("."):
+        field = section.model_fields.get(part) if section else None
+        by_kind = KINDS.get(kind) if section is Recipe and part == "model" and isinstance(kind, str) else None
+        section = by_kind or (_section_of(field.annotation) if field else None)
+    known = section.model_fields if section else {}
+    near = [key for key, field in known.items() if get_origin(field.annotation) is Literal]
+    near = [f"{parent}.{key}={value}" for key in near if value in get_args(known[key].annotation)]
+    return f"; did you mean {_or(near)}?" if near else ""
 
 
 def _or(words: Sequence[str]) -> str:

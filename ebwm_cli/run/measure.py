@@ -45,6 +45,8 @@ class Scores:
     errors: Floats
     energies: Floats
     """Final total energy of the state that was kept."""
+    bare: Floats
+    """The same as its descent went by it, where that is levelled."""
     doubts: Floats
     """The trivial predictor of error, as the state space has it."""
     sample_mean_errors: Floats
@@ -79,7 +81,7 @@ def predict_windows(loaded: LoadedWorld, held_out: HeldOut, think: ThinkSection,
     """Predict `held_out`, on the device `loaded` is on."""
     world, space, stride = loaded.world, loaded.space, held_out.stride
     rng = torch.Generator().manual_seed(seed)
-    columns: list[list[Tensor]] = [[] for _ in range(9)]
+    columns: list[list[Tensor]] = [[] for _ in range(10)]
     paths: list[Tensor] = []
     seconds = 0.0
     _warm_up(loaded, held_out, think)
@@ -94,6 +96,7 @@ def predict_windows(loaded: LoadedWorld, held_out: HeldOut, think: ThinkSection,
         rows = (
             space.distance(prediction.state, truth),
             prediction.energy,
+            prediction.bare[..., -1],
             space.doubt(prediction.state, states[:, -stride - 1 : -1]),
             space.distance(space.average(samples), truth),
             every.mean(-1),

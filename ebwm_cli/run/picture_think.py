@@ -1,7 +1,7 @@
 """Pictures of a thought: the energy along its descent and around it, and the likeliest tokens step by step.
 
-Planes share one colour scale, so that a colour is an energy. A picture computes nothing but its layout; it knows no
-world and no command.
+Each plane has a colour scale of its own: around short moves, all would be of one colour on that of a plane which
+reaches to a truth far off. A picture computes nothing but its layout; it knows no world and no command.
 """
 
 # K descent steps, G grid points per side
@@ -32,6 +32,8 @@ ENERGY_COLOURS = "cividis"
 BEND = 2
 """Levels and colours go with the square root of the height above the lowest energy, as distance from the centre of a
 bowl does."""
+MOST_DIGITS = 7
+"""Of an energy in fp32."""
 LONGEST = 11
 """Characters of a token that are shown."""
 
@@ -45,16 +47,15 @@ def draw_landscape(
     """`curves` against the descent step, of which the first is the energy, and beside them one or two `planes` of that
     energy with contours and the descent drawn on them."""
     left, between, bar_room = 4.35, 0.75, 1.15
-    width = left + len(planes) * SIDE + (len(planes) - 1) * between + bar_room
+    width = left + len(planes) * (SIDE + bar_room) + (len(planes) - 1) * between
     figure = page(width, HEIGHT)
     draw_panels(figure, curves, (0.72 / width, BOTTOM / HEIGHT, 2.8 / width, (SIDE + 0.38) / HEIGHT), "descent step")
-    levels = _levels(planes)
     for index, plane in enumerate(planes):
-        at = left + index * (SIDE + between)
+        at, levels = left + index * (SIDE + bar_room + between), _levels(plane)
         axes = figure.add_axes((at / width, BOTTOM / HEIGHT, SIDE / width, SIDE / HEIGHT))  # square: one unit
         filled = _draw_plane(axes, plane, levels, truth_name)
-    at = width - bar_room + 0.18
-    _draw_bar(figure, filled, levels, (at / width, BOTTOM / HEIGHT, 0.14 / width, SIDE / HEIGHT), curves[0].name)
+        at += SIDE + 0.18
+        _draw_bar(figure, filled, levels, (at / width, BOTTOM / HEIGHT, 0.14 / width, SIDE / HEIGHT), curves[0].name)
     figure.text(0.72 / width, 1 - 0.32 / HEIGHT, title, fontsize=12.5, fontweight="bold", color=INK)
     save(figure, path)
 
@@ -93,9 +94,9 @@ def _draw_bar(
     box: tuple[float, float, float, float],
     name: str,
 ) -> None:
-    """The one colour scale."""
+    """The colour scale of one plane, whose energies may differ in late digits only."""
     bar = figure.colorbar(filled, cax=figure.add_axes(box), spacing="uniform", ticks=levels[::4])
-    bar.ax.set_yticklabels([f"{level:.3g}".replace("-", "−") for level in levels[::4]])
+    bar.ax.set_yticklabels(told_apart(levels[::4].tolist()))
     bar.set_label(name, color=INK, fontsize=9)
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     bar.ax.tick_params(length=0, labelsize=8, colors=INK)
@@ -113,12 +114,20 @@ def _number_steps(axes: Axes, plane: Landscape) -> None:
         axes.annotate(str(step), (place[0], place[1]), (0, 7), textcoords="offset points", **style)
 
 
-def _levels(planes: Sequence[Landscape]) -> NDArray[np.float64]:
-    """Contour levels from the lowest energy of all planes to the highest, spaced so that those of a bowl are rings of
-    one width."""
-    low = min(float(np.nanmin(plane.energies)) for plane in planes)
-    high = max(float(np.nanmax(plane.energies)) for plane in planes)
+def _levels(plane: Landscape) -> NDArray[np.float64]:
+    """Contour levels from the lowest energy of a plane to the highest, spaced so that those of a bowl are rings of one
+    width."""
+    low, high = float(np.nanmin(plane.energies)), float(np.nanmax(plane.energies))
     return low + max(high - low, 1e-9) * np.linspace(0, 1, 25) ** BEND
+
+
+def told_apart(values: Sequence[float]) -> list[str]:
+    """Numbers in at least three digits, and in as many as it takes that no two are the same."""
+    for digits in range(3, MOST_DIGITS + 1):
+        words = [f"{value:.{digits}g}" for value in values]
+        if len(set(words)) == len(words):
+            break
+    return [each.replace("-", "−") for each in words]
 
 
 # ---------------------------------------------------------------------------------------------- tokens

@@ -162,20 +162,24 @@ class TrainReport(Report):
     updating_seconds: float | None = None
     """Seconds spent on updates, over all resumes; without validation and saving. None in reports of earlier versions,
     which didn't count them."""
+    one_pass: bool = False
+    """Whether the model says the next state in one pass, so that there are no steps to think for. False in reports of
+    earlier versions, whatever it does."""
 
 
 # ---------------------------------------------------------------------------------------------- eval
 
 
 class StepsRow(Report):
-    """Held-out loss when thinking for this many steps. `seconds` is per predicted state."""
+    """Held-out loss when thinking for this many steps, from one start. `seconds` is per predicted state."""
 
     steps: int
     loss: float
     perplexity: float | None
     """exp(loss), where the loss is in nats."""
     energy: float
-    """Mean final score: see EvalReport.score."""
+    """Mean final score, see EvalReport.score, as descents go by it: not levelled, so that it falls from row to row if
+    they fall. A level measures each end by where it lies, and so says other things of other numbers of steps."""
     rises: float
     """Share of all moves, of each state by itself, that raised the score."""
     seconds: float
@@ -195,7 +199,7 @@ class SamplesRow(Report):
 
 
 class StopRow(Report):
-    """Held-out loss when each state may stop by itself, and what was then really spent."""
+    """Held-out loss when each state may stop by itself, from one start, and what was then really spent."""
 
     stop: str
     """What a state waits for: see ThinkSection.stop."""
@@ -267,6 +271,8 @@ class EvalReport(Report):
     """What the energies are: energy, or denoising error; None where the model predicts in one pass and has none."""
     steps: int
     """Of thinking; 0 where it predicts in one pass."""
+    samples: int = 1
+    """Starts of thinking, which `loss` and `flops_per_state` are with, `by_steps` and `by_stop` are not."""
     by_steps: list[StepsRow]
     """Empty, like `by_samples`, where it predicts in one pass."""
     by_stop: list[StopRow]
@@ -299,5 +305,6 @@ class EvalReport(Report):
     questions: QuestionsRow | None
     params: int
     flops_per_state: float
+    """With the think section's steps and samples, whether or not states stop before."""
     seconds: float
     files: list[str]

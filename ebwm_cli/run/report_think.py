@@ -10,7 +10,7 @@ from ebwm_cli.run.report_base import Report
 
 
 class DescentRow(Report):
-    """One line of the descent table, averaged over the shown positions."""
+    """One line of the descent table: the mean over all predicted states, whatever their number."""
 
     step: int
     energy: float
@@ -53,11 +53,13 @@ class ThinkReport(Report):
     flops: float
     """Really spent on the predicted states, remembering them included."""
     stopped: str
-    """Whether and when the energy settled, in words."""
+    """Whether and when the energies of all predicted states settled, in words."""
     energies: list[float]
     """Per descent step, of the first predicted state."""
     energy_gap: float
+    """How far the energy of the first predicted state fell."""
     descent: list[DescentRow]
+    """By step, the mean over all predicted states; fields beside it are of the first one, where they don't say."""
     position_energies: list[float]
     """Final energy per predicted state: of every context position, then the horizon."""
     sample_energies: list[float]
@@ -69,11 +71,12 @@ class ThinkReport(Report):
     """Mean distance between where two starts end, over the distance from the last state to the answer; None where
     states are picked from a list, there is one start, or the answer has not moved."""
     energy_rank: float | None
-    """Share of `ranked_energies` energies that lie above the answer's; None where there are none."""
+    """Share of `ranked_energies` energies that lie above the first predicted state's; None where there are none."""
     ranked_energies: int
     ranked_among: str
     """Whose energies they are, in words."""
     error: float | None
+    """Loss of the first predicted state, where the truth is known; `rollout_errors` has all."""
     reference: str | None
     """The predictor beside it, in words; None where nothing can be copied."""
     reference_error: float | None
@@ -83,6 +86,8 @@ class ThinkReport(Report):
     likeliest: list[TokenChance]
     """The likeliest next tokens, where states are tokens."""
     rollout_errors: list[float]
+    """Loss of every predicted state, where the truth is known."""
     states: int
+    """Predicted."""
     files: list[str]
     seconds: float

@@ -18,6 +18,8 @@ from ebwm_cli.run.words import number, safe
 
 ROUNDING = 5e-6
 """Changes of an energy smaller than this part of it are its last digits."""
+MOST_DECIMALS = 9
+"""Of a share in per cent."""
 DROPS = {"own": "its own drop so far", "typical": "the typical drop in training"}
 """What a step's share is taken of, by the report's `drop`."""
 KEPT = {"energy": "lowest kept", "gap": "largest fall kept", "mean": "their mean kept", "random": "any one kept"}
@@ -105,7 +107,7 @@ def descent_in_words(
     if settled:
         said.append((len(settled), _settled(score, settled, budget)))
     if falling:
-        said.append((len(falling), _falling(falling, budget.steps, "its whole" if drop is None else "the typical")))
+        said.append((len(falling), _falling(falling, budget, "its whole" if drop is None else "the typical")))
     if len(said) == 1:
         return said[0][1]
     return "; ".join(f"{count} of {len(courses)} states: {words}" for count, words in said)
@@ -130,12 +132,21 @@ def _settled(score: str, courses: list[Course], budget: ThinkSection) -> str:
     return f"{how} after {_span(steps)} of {budget.steps} step{'s' * (budget.steps > 1)}{taken}"
 
 
-def _falling(courses: list[Course], steps: int, drop: str) -> str:
-    if steps == 1:
+def _falling(courses: list[Course], budget: ThinkSection, drop: str) -> str:
+    if budget.steps == 1:
         return "one step was taken, too few to tell whether it settles"
-    shares = sorted(100 * each.falling for each in courses)
-    span = f"{shares[0]:.1f}" if len(shares) == 1 else f"{shares[0]:.1f} to {shares[-1]:.1f}"
-    return f"not settled after {steps} steps: still falling by {span} % of {drop} drop per step"
+    shares = [each.falling for each in courses]
+    span = " to ".join(dict.fromkeys(_beyond(share, budget.tolerance) for share in (min(shares), max(shares))))
+    return f"not settled after {budget.steps} steps: still falling by {span} % of {drop} drop per step"
+
+
+def _beyond(share: float, tolerance: float) -> str:
+    """A share in per cent: one decimal, but two digits at least, and as many as tell it from `tolerance`."""
+    share, tolerance = 100 * share, 100 * tolerance
+    decimals = max(1, 1 - math.floor(math.log10(share))) if share > 0 else 1
+    while share > tolerance >= round(share, decimals) and decimals < MOST_DECIMALS:
+        decimals += 1
+    return f"{share:.{decimals}f}"
 
 
 def _span(values: list[int]) -> str:

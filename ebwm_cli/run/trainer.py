@@ -20,7 +20,8 @@ from torch import Tensor
 from ebwm_cli.data.loader import Loader
 from ebwm_cli.data.store import PreparedSet
 from ebwm_cli.errors import CheckpointError, DivergedError
-from ebwm_cli.recipe.schema import Recipe
+from ebwm_cli.recipe.load import load_recipe, shipped_recipes
+from ebwm_cli.recipe.schema import Recipe, TrainSection
 from ebwm_cli.run.distributed import ALONE, Ranks
 from ebwm_cli.run.fitting import anchor_fitted, level_fitted
 from ebwm_cli.run.held_out_loss import HeldOutScore, HeldOutWindows, references_of
@@ -32,6 +33,9 @@ from ebwm_cli.world.average import WeightAverage
 from ebwm_cli.world.build import build_world
 from ebwm_cli.world.optim import build_optimizer, learning_rate
 from ebwm_cli.world.update import Update, norm_of_late, update_weights
+
+SANE_RATE = 1e-2
+"""No recipe learns at a higher rate."""
 
 
 @dataclass
@@ -169,7 +173,7 @@ class Trainer:
             raise DivergedError(
                 f"loss or gradient was not finite in {progress.skipped_in_a_row} updates in a row, up to step "
                 f"{progress.step}",
-                f"train.learning_rate={train.learning_rate / 3:.2g}",
+                f"train.learning_rate={slower_rate(self.recipe):.2g}",
             )
         return update
 
@@ -308,6 +312,16 @@ class Trainer:
 
     def _names(self) -> dict[int, str]:
         return {id(parameter): name for name, parameter in self.world.named_parameters()}
+
+
+def slower_rate(recipe: Recipe) -> float:
+    """What to go on with where a recipe's learning rate was too high: a third of it, and where that is too high for any
+    training, the rate of the shipped recipe of that name, or of recipes that say none."""
+    third = recipe.train.learning_rate / 3
+    if third <= SANE_RATE:
+        return third
+    shipped = next((name for name in shipped_recipes() if name.rpartition("/")[2] == recipe.name), None)
+    return (load_recipe(shipped).train if shipped else TrainSection()).learning_rate
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, Tensor]:
