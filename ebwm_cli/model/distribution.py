@@ -1,8 +1,8 @@
-"""Functions of logits that keep no second copy of them: expected embedding, cross-entropy, relative entropy.
+"""Functions of logits: expected embedding, cross-entropy, relative entropy.
 
 softmax(z) E, -ln softmax(z)[w], KL(softmax(z), softmax(z0)). Autograd would keep the probabilities beside the logits;
-each is made again from them where a gradient needs it, so that a descent step on tokens keeps one (B, T, V) tensor, its
-candidate. A second derivative is refused, none is needed. Knows no network.
+the first two make them again where a gradient needs them, so that a descent step on tokens keeps one (B, T, V) tensor,
+its candidate; a second derivative of these is refused, none is needed. The last is autograd's own. Knows no network.
 """
 
 # B batch, T positions, V vocabulary, W width

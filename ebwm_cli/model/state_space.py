@@ -32,7 +32,8 @@ class StateSpace(Protocol):
     unit: float
     """Std of the numbers of a point."""
     noise_shift: float
-    """By how much more noise than of the signal's size a point is told from others; where a schedule has its middle."""
+    """Noise over signal, n / s, in the middle of a schedule, t = 0.5: as much as points can still be told apart through
+    (shifted schedules, arXiv 2301.11093)."""
     in_nats: bool
     """Whether `distance` is -ln p(target), so that exp of its mean is a perplexity."""
 

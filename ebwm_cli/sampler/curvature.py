@@ -28,7 +28,8 @@ def largest_curvature(
     geometry: Geometry = EUCLIDEAN,
 ) -> tuple[Tensor, Tensor]:
     """Largest eigenvalues in size of J at candidates (B, T', D), (B, T'), by `iterations` from `direction` (B, T', D);
-    and the directions they were found in, of norm 1. No position feels another: one pass serves all."""
+    and the directions they were found in, of norm 1. No position feels another: one pass serves all. A power iteration
+    knows no signs: where the energy bends down as sharply, moves are shortened, too."""
     here = candidate.detach().requires_grad_()
     with torch.enable_grad():
         _, gradient = look(energy_fn, here, geometry, create_graph=True)

@@ -1,8 +1,10 @@
 """What energies should mean beside leading downhill: terms of the training loss on the total energy F of candidates.
 
-    regression      mean ((F(c) - d(c, x)) / N)^2, d half the squared distance to the truth, or the cross-entropy
-    contrast        -ln softmax(-F)[x] of the truth among other states (InfoNCE, arXiv 1807.03748)
-    regularization  mean (F / N)^2 of truth and prediction
+    regression      mean ((F(c) - d(c, x)) / N)^2 / 2, d half the squared distance to the truth, or the cross-entropy;
+                    of a candidate between the start and some state, and of the prediction
+    contrast        -ln softmax(-F)[x] of the truth among the states of the next window, of the position before, and a
+                    near miss (InfoNCE, arXiv 1807.03748); a state that stands there too counts as false like any other
+    regularization  mean (F / N)^2 / 2 of truth and of prediction
 
 N is how many numbers a state has. An F that equals d on average has its minimum at the expected state, and there its
 value is the uncertainty. Knows no descent and no network, only F.

@@ -247,7 +247,8 @@ class EnergyWorld(ObservingWorld):
         return self.network.level(signs_after(self, memory, count, float(self.network.level.cooling), run))
 
     def own_start(self, memory: Memory, count: int) -> Tensor:
-        """The state space's own start (B, P, D) after the last `count` states, always the same one."""
+        """The state space's own start (B, P, D) after the last `count` states, the same one whenever it is asked for;
+        where starts are noise, it lies otherwise for another `count`."""
         if memory.starts is not None:
             return memory.starts[:, -count:]
         rng = torch.Generator().manual_seed(0)

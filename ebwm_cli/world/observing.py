@@ -133,8 +133,9 @@ class ObservingWorld(nn.Module, ABC):
         self._autocast = precision == "bf16"
 
     def observe(self, states: Tensor, memory: Memory | None = None) -> Memory:
-        """Remember states (B, T, ...) after those in `memory`, of which the oldest are forgotten as soon as there are
-        more than the context holds."""
+        """Remember states (B, T, ...) after those in `memory`. Where all together are more than the context holds, the
+        oldest are forgotten first, so that the first of many new states see less than if they came one by one. What
+        comes at once is kept, however much it is."""
         if memory is not None:
             memory = memory.last(max(self.spec.context - states.shape[1], 1))
         first = memory.states[:, -1:] if memory else states[:, :1]  # the very first state has not moved
