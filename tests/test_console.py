@@ -62,7 +62,7 @@ ENERGIES = [2.0 * 0.9**k for k in range(65)]
 THOUGHT = reports.ThinkReport(
     score="energy",
     checkpoint="runs/r/model.safetensors", source="data/clips", context=16, horizon=2, samples=2,
-    select="energy", stop="fixed",
+    select="energy", beam=1, stop="fixed", backtrack=False,
     steps=64, steps_used=[64, 64], flops=4.2e6, stopped="all 64 steps were spent", energies=ENERGIES, energy_gap=1.9,
     descent=[
         reports.DescentRow(step=k, energy=e, drop=0.1, move=0.01, error=None) for k, e in enumerate(ENERGIES)

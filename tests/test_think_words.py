@@ -145,7 +145,8 @@ def test_several_states_share_a_sentence_or_are_counted() -> None:
 def report(**changes) -> ThinkReport:
     values = {
         "checkpoint": "x.safetensors", "source": "data/one", "context": 16, "horizon": 1, "samples": 1,
-        "select": "energy", "stop": "fixed", "steps": 2, "score": "energy", "steps_used": [2], "flops": 1e6,
+        "select": "energy", "beam": 1, "stop": "fixed", "backtrack": False, "steps": 2, "score": "energy",
+        "steps_used": [2], "flops": 1e6,
         "stopped": "the energy settled after 1 of 2 steps", "energies": [3.0, 1.0, 1.0], "energy_gap": 2.0,
         "descent": [DescentRow(step=k, energy=e, drop=0, move=0.1, error=None) for k, e in enumerate([3.0, 1.0, 1.0])],
         "position_energies": [1.0], "sample_energies": [1.0], "sample_agreement": None, "sample_spread": None,
