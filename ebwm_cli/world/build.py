@@ -164,7 +164,8 @@ def cost(recipe: Recipe, spec: StateSpec) -> Cost:
 
 
 def thinking_flops(recipe: Recipe, spec: StateSpec, looks: float, tries: float) -> float:
-    """FLOPs per next state of thinking that made so many `looks` and `tries` on average, remembering included."""
+    """FLOPs per next state of thinking, as the recipe has it, that made so many `looks` and `tries` on average,
+    remembering included."""
     flops = KINDS[recipe.model.kind].flops(recipe.model, spec, recipe.think, space_cost(recipe.model, spec))
     return flops.spent(looks, tries)
 
