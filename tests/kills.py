@@ -39,7 +39,7 @@ def kill_and_compare(clips: Path, aside: Path, kills: int, seed: int, **options:
 
     def run(out: Path) -> list[str]:
         told = subprocess.run(
-            [*command, str(out), json.dumps(options)], env=environment, capture_output=True, text=True, timeout=120
+            [*command, str(out), json.dumps(options)], env=environment, capture_output=True, text=True, timeout=600
         )
         assert told.returncode == 0, told.stderr
         return told.stdout.splitlines()
@@ -54,7 +54,7 @@ def kill_and_compare(clips: Path, aside: Path, kills: int, seed: int, **options:
         with subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, text=True) as process:
             time.sleep(rng.uniform(0.15, 1.1) * whole_run)
             process.send_signal(signal.SIGKILL)
-            told += process.communicate(timeout=120)[0].splitlines()
+            told += process.communicate(timeout=600)[0].splitlines()
         if (out / "manifest.json").exists():
             open_set(out)
     told += run(out)

@@ -27,7 +27,7 @@ def stub_task(folder: Path, key: str, *words: str, measure: tuple[str, ...] = ()
     return Task(key, train=(out, *words), measure=(out, *measure), log=log, **options)
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 60.0) -> Any:
+def wait_for(what: Callable[[], Any], seconds: float = 600.0) -> Any:
     """What `what` returns once that is something."""
     until = time.monotonic() + seconds
     while not (found := what()):

@@ -288,7 +288,7 @@ def test_signals_save_and_say_so(home, start, number, code):
     process = start("train", *TINY, "train.steps=100000", "--out", f"runs/{code}", "--json")
     assert process.stdout.readline(), process.stderr.read()
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == code, err
     assert err.splitlines()[-2].startswith("error: ")
     assert any((home[0] / "runs" / str(code) / "checkpoints").iterdir())
@@ -298,7 +298,7 @@ def test_a_reader_that_leaves_early_is_no_drama(home, start):
     process = start("train", *TINY, "train.steps=100000", "--out", "runs/pipe", "--json")
     assert process.stdout.readline()
     process.stdout.close()
-    process.wait(timeout=60)
+    process.wait(timeout=600)
     assert process.returncode == 1
     assert "Traceback" not in process.stderr.read()
     assert any((home[0] / "runs/pipe/checkpoints").glob("step_*"))  # what was learned is saved
@@ -306,7 +306,7 @@ def test_a_reader_that_leaves_early_is_no_drama(home, start):
 
 def test_output_off_a_terminal_has_no_escape_codes(start):
     process = start("train", *TINY, "--out", "runs/plain")
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert "\x1b" not in out + err
     assert "step 3/3" in out

@@ -29,7 +29,7 @@ from ebwm_cli.run.launch import FOLDER, Place, parts_of, place_of, store_of
 from ebwm_cli.run.trainer import Trainer
 from ebwm_cli.run.training_state import saved_steps
 
-SECONDS = 60
+SECONDS = 600
 """After which a command that should have ended is called hung; a job whose rank died must end in half of that."""
 FAULTS = """
 import os, signal, time
@@ -37,7 +37,7 @@ rank, call, action = os.environ.get("FAULT", "x:0:x").split(":")
 if os.environ.get("RANK") == rank:
     from ebwm_cli.world.energy import EnergyWorld
     real, calls = EnergyWorld.loss, iter(range(100000))
-    def loss(self, states, rng):
+    def loss(self, *given):
         if next(calls) == int(call):
             if action == "raise":
                 raise ValueError("something broke")
@@ -45,7 +45,7 @@ if os.environ.get("RANK") == rank:
             os.kill(*signals[action])
             while not signal.getsignal(signal.SIGTERM).__self__:  # until it comes back here, however fast updates are
                 time.sleep(0.01)
-        return real(self, states, rng)
+        return real(self, *given)
     EnergyWorld.loss = loss
 """
 

@@ -77,7 +77,7 @@ def test_order_is_the_same_in_another_process() -> None:
     code = "from ebwm_cli.data.loader import permutation; print(permutation(1000, 5, 2).tolist())"
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(sys.path)}
     told = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=600
     )
     assert told.stdout.strip() == str(permutation(1000, 5, 2).tolist())
 

@@ -132,7 +132,7 @@ def test_one_writer_at_a_time(clips: Path, tmp_path: Path) -> None:
         )
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         command = [sys.executable, "-c", code, str(clips), str(tmp_path / "set")]
-        other = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        other = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
         assert other.returncode == 4, other.stderr
         assert "another ebwm prepare is writing" in other.stdout
     assert last(list(prepare_video(clips, tmp_path / "set", workers=1, **SMALL))).clips == 5

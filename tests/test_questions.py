@@ -33,9 +33,8 @@ class Parrot(OneAtATime):
     def predict(self, memory, think, rng, *, positions=None, record=False):
         last = memory[:, -(positions or memory.shape[1]) :]
         logits = 20.0 * torch.nn.functional.one_hot((last + 1) % self.size, self.size).float()
-        return SimpleNamespace(
-            state=logits, energy=torch.zeros(last.shape), steps_used=torch.zeros(last.shape, dtype=torch.int64)
-        )
+        none = torch.zeros(last.shape, dtype=torch.int64)
+        return SimpleNamespace(state=logits, energy=none.float(), steps_used=none, looks=none, tries=none)
 
     def judge(self, candidate, memory, start=None):
         last = memory[:, -candidate.shape[1] :]

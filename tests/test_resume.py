@@ -36,10 +36,10 @@ def stopped_run(step: int, number: int, recipe, data, out, monkeypatch) -> EbwmE
     """Train, sending ourselves a signal in the middle of the `step`-th loss; how it ended."""
     loss, calls = EnergyWorld.loss, iter(range(1, 1000))
 
-    def interrupted(self, states, rng):
+    def interrupted(self, *given):
         if next(calls) == step:
             os.kill(os.getpid(), number)
-        return loss(self, states, rng)
+        return loss(self, *given)
 
     with monkeypatch.context() as patched:
         patched.setattr(EnergyWorld, "loss", interrupted)
@@ -121,13 +121,13 @@ def test_a_terminal_that_closes_stops_a_training_saved_but_not_under_nohup(data,
 def test_a_second_interrupt_leaves_at_once(data, tmp_path, monkeypatch):
     loss, calls = EnergyWorld.loss, []
 
-    def interrupted_twice(self, states, rng):
+    def interrupted_twice(self, *given):
         calls.append(1)
         if len(calls) == 3:
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
             calls.append("still here")
-        return loss(self, states, rng)
+        return loss(self, *given)
 
     monkeypatch.setattr(EnergyWorld, "loss", interrupted_twice)
     with pytest.raises(Interrupted, match="twice"):

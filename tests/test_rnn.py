@@ -143,5 +143,5 @@ def test_bf16_runs_on_a_cpu_without_its_instructions(cell):
     """oneDNN held to AVX2 refuses an LSTM in bf16, and reads that limit at its first use only: a process apart."""
     environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
     line = [sys.executable, "-c", BF16.format(cell=cell)]
-    told = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
+    told = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=600)
     assert told.stdout.split() == ["False", "True"], told.stderr

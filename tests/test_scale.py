@@ -102,9 +102,9 @@ def test_a_killed_study_goes_on_and_ends_in_laws(place):
         process = typed(place, *words)
         time.sleep(rng.uniform(4, 9))
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=60)
+        process.communicate(timeout=1800)
     process = typed(place, *words)
-    out, error = process.communicate(timeout=240)
+    out, error = process.communicate(timeout=1800)
     assert process.returncode == 0, error
     report = json.loads(out)
     assert {point["status"] for point in report["points"]} == {"done"}
@@ -124,11 +124,11 @@ def test_a_killed_study_goes_on_and_ends_in_laws(place):
     assert {"report.html", "fits.json", "scale.json", "loss_by_data.png", "frontier.png"} <= names
     assert json.loads((study / "scale.json").read_text())["fits"] == report["fits"]
 
-    again, error = typed(place, *words).communicate(timeout=60)
+    again, error = typed(place, *words).communicate(timeout=1800)
     assert [line["key"] for line in journal(study) if line["event"] == "ended"] == ended
     assert json.loads(again)["fits"] == report["fits"]
     assert "8 of 8 runs have ended before" in error
 
-    other, error = typed(place, *words, "changes={train.learning_rate: 0.1}").communicate(timeout=60)
+    other, error = typed(place, *words, "changes={train.learning_rate: 0.1}").communicate(timeout=1800)
     assert "of another recipe" in error
     assert not other
