@@ -166,7 +166,9 @@ def test_stopping_rows_tell_the_steps_used_and_the_flops_really_spent(model: Pat
     think = recipe.think.model_copy(update={"stop": "energy", "tolerance": 0.2, "samples": 1})
     spent = loaded.world.predict(loaded.world.observe(windows[:, :-1]), think, torch.Generator().manual_seed(0))
     looks, tries = spent.looks.double().mean().item(), spent.tries.double().mean().item()
-    assert stopped.flops_per_state == pytest.approx(thinking_flops(recipe, loaded.spec, looks, tries), rel=1e-6)
+    assert stopped.flops_per_state == pytest.approx(
+        thinking_flops(recipe.model, think, loaded.spec, looks, tries), rel=1e-6
+    )
     assert stopped.flops_per_state < 0.8 * whole.flops_per_state
 
 

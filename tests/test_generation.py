@@ -79,7 +79,8 @@ def test_the_flops_are_those_of_what_was_looked_at(model):
     for samples in (1, 3):
         _, streamed, report = written(model, "the ", max_new=5, steps=2, samples=samples)
         assert [(each.looks, each.tries) for each in streamed] == [(2 * samples, samples)] * 5
-        each = thinking_flops(loaded.recipe, loaded.spec, 2.0 * samples, samples)
+        recipe = loaded.recipe
+        each = thinking_flops(recipe.model, recipe.think, loaded.spec, 2.0 * samples, samples)
         assert report.flops == pytest.approx(5 * each)
 
 

@@ -142,11 +142,12 @@ def test_stopping_says_what_it_did(model: Path, home: Path, tmp_path: Path) -> N
 def test_the_flops_are_those_of_what_was_looked_at(model: Path) -> None:
     loaded = load_world(model)
     whole = thought(model, steps=6, samples=2, horizon=3)
-    assert whole.flops == pytest.approx(3 * thinking_flops(loaded.recipe, loaded.spec, 2 * 6, 2))
+    model_of, think = loaded.recipe.model, loaded.recipe.think
+    assert whole.flops == pytest.approx(3 * thinking_flops(model_of, think, loaded.spec, 2 * 6, 2))
     assert thought(model, steps=6, stop="energy", thinking={"tolerance": 0.5}).flops < whole.flops / 3 / 2
     beam = thought(model, steps=6, samples=2, horizon=3, thinking={"beam": 2})  # 1, then 2 sequences are gone on with
     looked = (1 + 2 + 2) * 2 / 3
-    assert beam.flops == pytest.approx(3 * thinking_flops(loaded.recipe, loaded.spec, looked * 6, looked))
+    assert beam.flops == pytest.approx(3 * thinking_flops(model_of, think, loaded.spec, looked * 6, looked))
 
 
 def test_the_energy_is_ranked_among_those_of_the_validation_windows(model: Path, home: Path) -> None:

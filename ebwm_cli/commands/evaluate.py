@@ -195,7 +195,6 @@ class _Judged:
     def _stop_row(self, stop: str, steps: int) -> StopRow:
         think = self.loaded.recipe.think.model_copy(update={"steps": steps, "samples": 1, "stop": stop})
         scores = self.scores(think)
-        recipe = self.loaded.recipe.model_copy(update={"think": think})  # of one start, as its looks are
         looks, tries = float(scores.looks.mean()), float(scores.tries.mean())
         return StopRow(
             stop=stop,
@@ -203,7 +202,7 @@ class _Judged:
             loss=_mean(scores.errors),
             steps_used=float(scores.steps_used.mean()),
             counts=np.bincount(scores.steps_used.astype(np.int64).ravel(), minlength=steps + 1).tolist(),
-            flops_per_state=thinking_flops(recipe, self.loaded.spec, looks, tries),
+            flops_per_state=thinking_flops(self.loaded.recipe.model, think, self.loaded.spec, looks, tries),
         )
 
     def samples_rows(self, samples: int) -> list[SamplesRow]:

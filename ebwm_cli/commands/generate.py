@@ -80,7 +80,6 @@ def continue_text(
         made.append(new)
         yield TokenReport(done=len(made), total=max_new, **vars(new))
     ended = time.perf_counter()
-    recipe = loaded.recipe.model_copy(update={"think": think})
     looks, tries = (sum(getattr(new, each) for new in made) / len(made) for each in ("looks", "tries"))
     report = GenerateReport(
         checkpoint=str(shown(loaded.path)),
@@ -97,7 +96,7 @@ def continue_text(
         samples=think.samples,
         select=think.select,
         stop=think.stop,
-        flops=len(made) * thinking_flops(recipe, loaded.spec, looks, tries),
+        flops=len(made) * thinking_flops(loaded.recipe.model, think, loaded.spec, looks, tries),
         temperature=temperature,
         top_p=top_p,
         seconds=ended - began,

@@ -199,7 +199,6 @@ def _report(
         stopped = descent_in_words(
             thought.score, energies.tolist(), thought.steps_used, budget, typical, thought.bare.tolist()
         )
-    recipe = loaded.recipe.model_copy(update={"think": budget})
     energy_rank, ranked = rank(energies[0, -1].item(), others[0])
     samples = thought.sample_states if thought.score else thought.sample_states[:1]  # else all are the same
     return ThinkReport(
@@ -215,7 +214,7 @@ def _report(
         steps=budget.steps,
         score=thought.score,
         steps_used=thought.steps_used,
-        flops=len(thought.states) * thinking_flops(recipe, loaded.spec, *_mean_spent(thought)),
+        flops=len(thought.states) * thinking_flops(loaded.recipe.model, budget, loaded.spec, *_mean_spent(thought)),
         stopped=stopped,
         energies=energies[0].tolist(),
         energy_gap=(energies[0, 0] - energies[0, -1]).item(),

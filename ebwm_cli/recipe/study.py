@@ -21,7 +21,6 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 WHOLE: tuple[Axis, ...] = ("params", "depth", "width", "batch", "steps")
 ENDING: tuple[Axis, ...] = ("steps", "flops", "device_hours")
 """Axes that say how long a run trains: what `budget` says elsewhere."""
-LEAST_FOR_A_FIT = 4
 
 
 class BudgetSection(Section):

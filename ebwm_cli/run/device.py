@@ -7,6 +7,7 @@ fallback.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import torch
 
@@ -48,10 +49,33 @@ def set_threads(threads: int | None = None) -> int:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be taken on `device`; None where nobody says."""
+    """Bytes that can still be taken on `device`; None where nobody says.
+
+    Of a Linux machine's memory what programs can have: kept files give way to them; a container's limit counts.
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    said = [each for each in (_available(), _left_to_the_container()) if each is not None]
+    return min(said, default=None)
+
+
+def _available(source: Path = Path("/proc/meminfo")) -> int | None:
+    try:
+        lines = dict(line.split(":", 1) for line in source.read_text().splitlines())
+        return int(lines["MemAvailable"].removesuffix("kB")) * 1024
+    except (OSError, ValueError, KeyError):
+        pass
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _left_to_the_container(group: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Of cgroup v2; files that are only cached count as free."""
+    try:
+        kept = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        used = int((group / "memory.current").read_text()) - int(kept["inactive_file"])
+        return max(int((group / "memory.max").read_text()) - used, 0)  # a ValueError of "max": no limit
+    except (OSError, ValueError, KeyError):
         return None

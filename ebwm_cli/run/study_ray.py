@@ -43,8 +43,7 @@ REFUSED = "is it of the same Ray version? RAY_AUTH_MODE=token, where it asks for
 
 
 class RayExecutor:
-    """Runs tasks on the cluster at `address`: `auto` (the one on this machine), HOST:PORT, or None: one of `num_cpus`
-    cores is started here, and ends with the run.
+    """Runs tasks on the cluster at `address`: `auto` (the one on this machine) or HOST:PORT.
 
     `device` is what a task's devices are: cpu, cuda, or auto (GPUs where the cluster has any). `command` is what stands
     before `train` and `eval`. An Executor.
@@ -52,14 +51,13 @@ class RayExecutor:
 
     def __init__(
         self,
-        address: str | None = "auto",
+        address: str = "auto",
         *,
         device: str = "auto",
-        num_cpus: int | None = None,
         command: Sequence[str] = COMMAND,
         patience: Patience = Patience(),
     ) -> None:
-        self._address, self._device, self._num_cpus = address, device, num_cpus
+        self._address, self._device = address, device
         self._command, self._patience = tuple(command), patience
 
     def run(self, tasks: Iterable[Task], stopped: Callable[[], bool] = never) -> Iterator[Event]:
@@ -78,20 +76,15 @@ class RayExecutor:
                 ray.shutdown()
 
     def _connect(self, ray: Any) -> None:
-        options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         address = self._address
-        if address is None:
-            options |= {"address": "local", "num_cpus": self._num_cpus, "include_dashboard": False}
-        else:
-            options["address"] = address
-            _reach(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
+        _reach(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
         with _undisturbed():
             try:
-                ray.init(**options)
+                ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
             except Exception as error:
                 what = " ".join(str(error).split()) or type(error).__name__
                 hint = HINT if address == "auto" else REFUSED
-                raise ResourceError(f"no Ray cluster at {address or 'this machine'}: {what}", hint) from error
+                raise ResourceError(f"no Ray cluster at {address}: {what}", hint) from error
 
     def _events(self, ray: Any, tasks: list[Task], stopped: Callable[[], bool]) -> Iterator[Event]:
         resource = self._resource(ray, tasks)

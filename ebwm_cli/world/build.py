@@ -28,7 +28,7 @@ from ebwm_cli.recipe.model import (
     TransformerSection,
     TrunkSection,
 )
-from ebwm_cli.recipe.schema import Recipe, StateSpec
+from ebwm_cli.recipe.schema import Recipe, StateSpec, ThinkSection
 from ebwm_cli.world.costs import (
     Flops,
     SpaceCost,
@@ -163,11 +163,10 @@ def cost(recipe: Recipe, spec: StateSpec) -> Cost:
     return Cost(params, core, flops.per_window * train.batch_size, flops.per_state, int(memory))
 
 
-def thinking_flops(recipe: Recipe, spec: StateSpec, looks: float, tries: float) -> float:
-    """FLOPs per next state of thinking, as the recipe has it, that made so many `looks` and `tries` on average,
-    remembering included."""
-    flops = KINDS[recipe.model.kind].flops(recipe.model, spec, recipe.think, space_cost(recipe.model, spec))
-    return flops.spent(looks, tries)
+def thinking_flops(model: ModelSection, think: ThinkSection, spec: StateSpec, looks: float, tries: float) -> float:
+    """FLOPs per next state of thinking as `think` says that made so many `looks` and `tries` on average, remembering
+    included."""
+    return KINDS[model.kind].flops(model, spec, think, space_cost(model, spec)).spent(looks, tries)
 
 
 def count_parameters(parameters: Iterable[nn.Parameter]) -> int:

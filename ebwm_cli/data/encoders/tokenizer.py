@@ -57,11 +57,6 @@ class Tokenizer:
         """Tokens (N,) int32 of a text, without an end."""
         return np.array(self._inner.encode(text, add_special_tokens=False).ids, np.int32)
 
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Tokens (N,) int32 of each text."""
-        found = self._inner.encode_batch(list(texts), add_special_tokens=False)
-        return [np.array(each.ids, np.int32) for each in found]
-
     @property
     def byte_level(self) -> bool:
         """Whether every token stands for bytes of its own, whatever stands beside it."""
