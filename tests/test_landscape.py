@@ -173,9 +173,12 @@ def test_two_planes_stand_beside_each_other_each_in_its_own_scale_of_colours(tmp
 
 
 def test_scales_of_hardly_differing_energies_are_told_apart() -> None:
-    assert told_apart([0.015, 2.84, -4.43]) == ["0.015", "2.84", "−4.43"]
-    assert told_apart([0.014991, 0.015049, 0.015222]) == ["0.01499", "0.01505", "0.01522"]
+    assert told_apart([0.015, 2.84, -4.43]) == ["0.0", "2.8", "−4.4"]
+    assert told_apart([-0.0269, -0.0252, 9.4e-05, 0.0338]) == ["−0.0269", "−0.0252", "0.0001", "0.0338"]
+    assert told_apart([0.014991, 0.015049, 0.015222]) == ["0.014991", "0.015049", "0.015222"]
+    assert told_apart([15.014991, 15.015049]) == ["15.01", "15.02"]
     assert told_apart([1.0, 1.0]) == ["1", "1"]
+    assert told_apart([2e6, 5e6, 2.00001e7]) == ["2e+06", "5e+06", "2e+07"]
 
 
 def test_tokens_are_shaded_by_probability_and_the_true_one_is_framed(tmp_path: Path) -> None:

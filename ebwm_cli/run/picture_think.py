@@ -8,6 +8,7 @@ reaches to a truth far off. A picture computes nothing but its layout; it knows 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,11 +123,17 @@ def _levels(plane: Landscape) -> NDArray[np.float64]:
 
 
 def told_apart(values: Sequence[float]) -> list[str]:
-    """Numbers in at least three digits, and in as many as it takes that no two are the same."""
-    for digits in range(3, MOST_DIGITS + 1):
-        words = [f"{value:.{digits}g}" for value in values]
-        if len(set(words)) == len(words):
-            break
+    """Numbers with as many decimals as their smallest difference needs; very large ones and those that hardly differ in
+    at least three digits, and in as many as it takes that no two are the same."""
+    gaps = np.diff(np.unique(values))
+    decimals = max(1 - math.floor(math.log10(gaps.min())), 0) if len(gaps) else MOST_DIGITS
+    if decimals < MOST_DIGITS and max(map(abs, values)) < 10 ** (MOST_DIGITS - 1 - decimals):
+        words = [f"{value:.{decimals}f}" for value in values]
+    else:
+        for digits in range(3, MOST_DIGITS + 1):
+            words = [f"{value:.{digits}g}" for value in values]
+            if len(set(words)) == len(words):
+                break
     return [each.replace("-", "−") for each in words]
 
 
